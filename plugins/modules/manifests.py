@@ -1,0 +1,75 @@
+"""Manual of the `citadelbuy.platform.manifests` action (plugins/action/manifests.py)."""
+
+DOCUMENTATION = r"""
+---
+module: manifests
+short_description: Render a role's templates and apply them to a cluster, server-side
+version_added: "1.0.0"
+author: CitadelBuy Platform (@citadelbuy)
+description:
+  - Renders every C(*.yaml.j2) file of a role's C(templates) folder with the task's variables, applies the objects with
+    server-side apply, concurrently within a rank (namespaces and CRDs; configuration, RBAC and volumes; the rest), and
+    waits until they are ready.
+  - All templates are rendered and parsed before the first object is applied.
+  - Every object gets the labels C(app.kubernetes.io/part-of), C(app.kubernetes.io/managed-by),
+    C(app.kubernetes.io/instance) and the ApplySet label of its set (KEP-3659). Pod templates of Deployments,
+    StatefulSets and DaemonSets get the annotation C(citadelbuy.io/config-checksum), so that a change of a ConfigMap or
+    Secret that the pods use rolls them.
+  - A Secret's annotation C(citadelbuy.io/generate) names keys, separated by commas, that are generated once (32 letters
+    and digits) and kept from then on.
+  - C(spec.replicas) of a workload that a HorizontalPodAutoscaler of the same set scales is left to the autoscaler.
+  - The cluster is that of the inventory host, by its variables C(cluster_kubeconfig) and C(cluster_context).
+options:
+  templates:
+    description:
+      - Files and folders of templates, relative to the role. Sub-folders are not entered.
+    type: list
+    elements: str
+    default: [templates]
+  name:
+    description:
+      - Name of the set. Objects of one set must all be rendered by one task. Default is the role's name.
+    type: str
+  wait:
+    description:
+      - Whether to wait until workloads, volume claims, CRDs and API services are ready. Not in check mode.
+    type: bool
+    default: true
+  wait_timeout:
+    description:
+      - Seconds to wait. Default is the variable C(platform_wait_timeout), else 300.
+    type: float
+  force_conflicts:
+    description:
+      - Whether to take over fields that another field manager owns.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: Predicts by the server's dry run, on a first run too.
+  diff_mode:
+    support: full
+    description: Shows live against predicted objects. Values of Secrets are masked.
+"""
+
+EXAMPLES = r"""
+- name: Apply PostgreSQL
+  citadelbuy.platform.manifests:
+
+- name: Apply the migration Job and wait for it
+  citadelbuy.platform.manifests:
+    name: applications-migration
+    templates: [templates/migration]
+    wait_timeout: 600
+"""
+
+RETURN = r"""
+objects:
+  description: What became of each object.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - {kind: StatefulSet, namespace: citadelbuy, name: postgres, action: changed, seconds: 0.012, ready_after: 8.4}
+"""

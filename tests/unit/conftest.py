@@ -1,0 +1,267 @@
+"""A real API server for the engine's tests: etcd, kube-apiserver and kube-controller-manager as processes on 127.0.0.1.
+
+Binaries come from the folder that CITADELBUY_BINARIES names, else from the newest cache folder that has them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+init_plugin_loader([str(CHECKOUT / "collections")])
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen, Outcome  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render  # noqa: E402
+
+ADMIN, NOBODY = "test-admin-token", "test-nobody-token"
+CONTROLLERS = "deployment,replicaset,statefulset,daemonset,job,serviceaccount,namespace"
+
+
+def binaries() -> Path:
+    """The folder with etcd, kube-apiserver and kube-controller-manager."""
+    named = os.environ.get("CITADELBUY_BINARIES")
+    cached = Path.home().glob(".cache/citadelbuy/binaries/*/kube-apiserver")
+    folders = [Path(named)] if named else sorted((file.parent for file in cached), key=lambda f: f.stat().st_mtime)
+    if not folders or not (folders[-1] / "kube-apiserver").exists():
+        pytest.exit(
+            "no kube-apiserver found: run `make test`, or set CITADELBUY_BINARIES to the folder that has it.", 3
+        )
+    return folders[-1]
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class ApiServer:
+    """The processes of a control plane without nodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder, binaries()
+        self.port, self.etcd_port = free_port(), free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.kubeconfig = folder / "kubeconfig"
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        (folder / "sa.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+            )
+        )
+        (folder / "tokens.csv").write_text(f"{ADMIN},admin,1,system:masters\n{NOBODY},nobody,2,\n")
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Start a process; its output goes to a log file in the folder."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [self.bin / name, *arguments], stdout=log, stderr=log, cwd=self.folder
+            )
+
+    def start(self) -> None:
+        """Start everything and wait until the API answers."""
+        peer = free_port()
+        self.run(
+            "etcd",
+            "--data-dir",
+            str(self.folder / "etcd"),
+            "--unsafe-no-fsync",
+            "--listen-client-urls",
+            f"http://127.0.0.1:{self.etcd_port}",
+            "--advertise-client-urls",
+            f"http://127.0.0.1:{self.etcd_port}",
+            "--listen-peer-urls",
+            f"http://127.0.0.1:{peer}",
+            "--initial-advertise-peer-urls",
+            f"http://127.0.0.1:{peer}",
+            "--initial-cluster",
+            f"default=http://127.0.0.1:{peer}",
+        )
+        self.start_api()
+        self.write_kubeconfig()
+        self.run(
+            "kube-controller-manager",
+            "--kubeconfig",
+            str(self.kubeconfig),
+            "--controllers",
+            CONTROLLERS,
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--authentication-skip-lookup",
+        )
+
+    def start_api(self) -> None:
+        """Start the API server (again)."""
+        url = f"https://127.0.0.1:{self.port}"
+        self.run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.folder}/certs",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            "--service-cluster-ip-range=10.200.0.0/24",
+            f"--service-account-issuer={url}",
+            f"--service-account-key-file={self.folder}/sa.key",
+            f"--service-account-signing-key-file={self.folder}/sa.key",
+            "--watch-cache=true",
+        )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if self.processes["kube-apiserver"].poll() is not None:
+                break
+            try:
+                self.write_kubeconfig()
+                Cluster.from_kubeconfig("test", str(self.kubeconfig)).request("GET", "/readyz", text=True)
+                return
+            except Exception:  # whatever it is: not up yet
+                time.sleep(0.2)
+        raise RuntimeError("kube-apiserver did not start:\n" + (self.folder / "kube-apiserver.log").read_text()[-2000:])
+
+    def stop_api(self) -> None:
+        """Kill the API server, as a crash would."""
+        self.processes["kube-apiserver"].kill()
+        self.processes["kube-apiserver"].wait()
+
+    def stop(self) -> None:
+        """Kill everything."""
+        for process in reversed(self.processes.values()):
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+
+    def write_kubeconfig(self) -> None:
+        """A kubeconfig with the contexts admin (current) and nobody."""
+        ca = base64.b64encode((self.folder / "certs/apiserver.crt").read_bytes()).decode()
+        server = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority-data": ca}
+        tokens = {"admin": ADMIN, "nobody": NOBODY}
+        self.kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "admin",
+                    "clusters": [{"name": "test", "cluster": server}],
+                    "users": [{"name": name, "user": {"token": token}} for name, token in tokens.items()],
+                    "contexts": [{"name": name, "context": {"cluster": "test", "user": name}} for name in tokens],
+                }
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One control plane for all tests."""
+    server = ApiServer(tmp_path_factory.mktemp("control-plane"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def cluster(api_server: ApiServer) -> Cluster:
+    """The cluster as its administrator."""
+    return Cluster.from_kubeconfig("test", str(api_server.kubeconfig))
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> str:
+    """A fresh namespace, named after the test."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50] + f"-{time.time_ns() % 10**6}"
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            cluster.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")
+            return name
+        except ApiError:
+            time.sleep(0.1)
+    raise RuntimeError("no default service account: is the controller manager running?")
+
+
+class Deployer:
+    """What a role does: render a template's text and apply it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, namespace: str) -> None:
+        self.cluster, self.folder, self.namespace = cluster, folder, namespace
+
+    def render(self, template: str, **variables: Any) -> list[Manifest]:
+        """Render a template's text with `ns` and other variables."""
+        file = self.folder / "manifest.yaml.j2"
+        file.write_text(template)
+        values = {
+            key: trust_as_template(value) if isinstance(value, str) else value for key, value in variables.items()
+        }
+        return render(Templar(loader=DataLoader()), [file], {"ns": self.namespace, **values})
+
+    def __call__(
+        self, template: str, check: bool = False, force: bool = False, cluster: Cluster | None = None, **variables: Any
+    ) -> Outcome:
+        """Render and apply; returns the outcome. What checks foresee is kept for the whole test."""
+        manifests = self.render(template, **variables)
+        applyset.add_labels(manifests, applyset.applyset_id("test", self.namespace), "test")
+        applyset.leave_replicas_to_autoscalers(manifests)
+        foreseen = Foreseen(self.folder / "foreseen")
+        return Applier(cluster or self.cluster, foreseen, check, force).apply(manifests)
+
+
+@pytest.fixture
+def deploy(cluster: Cluster, tmp_path: Path, namespace: str) -> Deployer:
+    """Apply templates in a fresh namespace."""
+    return Deployer(cluster, tmp_path, namespace)
+
+
+@pytest.fixture
+def live(cluster: Cluster, namespace: str) -> Callable[[str], dict[str, Any]]:
+    """Read an object: live("configmaps/a"), live("apis/apps/v1:deployments/a")."""
+
+    def read(path: str) -> dict[str, Any]:
+        root, _, rest = path.rpartition(":")
+        return cluster.request("GET", f"/{root or 'api/v1'}/namespaces/{namespace}/{rest}")[1]
+
+    return read
+
+
+@pytest.fixture
+def patch_status(cluster: Cluster, namespace: str) -> Callable[[str, dict[str, Any]], None]:
+    """Write an object's status, as a kubelet would."""
+
+    def patch(path: str, status: dict[str, Any]) -> None:
+        root, _, rest = path.rpartition(":")
+        cluster.request(
+            "PATCH",
+            f"/{root or 'api/v1'}/namespaces/{namespace}/{rest}/status",
+            {"status": status},
+            content="application/merge-patch+json",
+        )
+
+    return patch
+
+
+def actions(outcome: Outcome) -> list[str]:
+    """The actions of an outcome, in order; fails on errors."""
+    assert outcome.errors == [], json.dumps(outcome.errors, indent=1)
+    return [item.action for item in outcome.applied]
