@@ -25,6 +25,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.render import 
 MANAGER = "citadelbuy-platform"
 GENERATE = "citadelbuy.io/generate"
 THREADS = 8
+TRIES = 8  # reads and patches of an object that others keep changing
 FIRST = {"Namespace", "CustomResourceDefinition"}
 SECOND = {
     "ServiceAccount",
@@ -146,17 +147,15 @@ class Applier:
     def _apply_one(self, manifest: Manifest) -> Applied:
         started = time.monotonic()
         resource = self._resource(manifest)
-        before = None
-        if resource:
+        applyset.add_checksum(manifest, self._key_hashes)
+        if resource is None:
+            before, after = None, manifest.body
+        else:
             if resource.namespaced and not manifest.namespace:
                 raise EngineError(f"template {manifest.source}: {manifest} has no metadata.namespace.")
             if not resource.namespaced:
                 manifest.body["metadata"].pop("namespace", None)
-            before = self.cluster.get(resource, manifest.namespace, manifest.name)
-            if manifest.kind == "Secret":
-                self._generate(manifest, resource, before)
-        applyset.add_checksum(manifest, self._key_hashes)
-        after = self._patch(manifest, resource)
+            before, after = self._read_and_patch(manifest, resource)
         if manifest.kind in ("ConfigMap", "Secret"):
             self._hashes[manifest.kind, manifest.namespace, manifest.name] = applyset.hash_keys(after)
         if manifest.kind == "Secret":
@@ -181,14 +180,32 @@ class Applier:
             f"{manifest.api_version}. To do: install its CRD first, or check apiVersion and kind for a slip."
         )
 
-    def _patch(self, manifest: Manifest, resource: Resource | None) -> dict[str, Any]:
-        if resource is None:
-            return manifest.body
+    def _read_and_patch(self, manifest: Manifest, resource: Resource) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The object before and after; what others change at the same time is in neither or in both."""
+        for attempt in range(TRIES):
+            before = current = self.cluster.get(resource, manifest.namespace, manifest.name)
+            if manifest.kind == "Secret":
+                current = self._generate(manifest, resource, before)
+            if manifest.autoscaled and before and _owns_replicas(before):
+                # Dropping the field would scale to 1; once the autoscaler has changed it, it is the owner.
+                manifest.body["spec"]["replicas"] = before["spec"]["replicas"]
+            try:
+                return before, self._patch(manifest, resource, current)
+            except ApiError as error:
+                if error.status != 409 or error.causes or attempt == TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _patch(self, manifest: Manifest, resource: Resource, current: dict[str, Any] | None) -> dict[str, Any]:
         query = {"fieldManager": MANAGER, "force": str(self.force).lower(), "fieldValidation": "Strict"}
         if self.check:
             query["dryRun"] = "All"
         try:
-            return self._send(manifest.body, resource, query)
+            body = manifest.body
+            version = (current or {}).get("metadata", {}).get("resourceVersion")
+            if version:
+                body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
+            return self._send(body, resource, query)
         except ApiError as error:
             if self.check and error.status == 404 and self.foreseen.get("Namespace", None, manifest.namespace or ""):
                 return manifest.body
@@ -199,16 +216,16 @@ class Applier:
         path = resource.path(metadata.get("namespace"), metadata["name"])
         return self.cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
 
-    def _generate(self, manifest: Manifest, resource: Resource, live: dict[str, Any] | None) -> None:
+    def _generate(self, manifest: Manifest, resource: Resource, live: dict[str, Any] | None) -> dict[str, Any] | None:
         """Fill the keys that `citadelbuy.io/generate` names: from the live Secret, else random.
 
         New values are first applied alone by a field manager that exists once: of two runs at the same time one
-        conflicts, and takes the other's values.
+        conflicts, and takes the other's values. Returns the Secret as it is then.
         """
         names = (manifest.body["metadata"].get("annotations") or {}).get(GENERATE, "")
         keys = [key.strip() for key in names.split(",") if key.strip()]
         if not keys:
-            return
+            return live
         data = manifest.body["data"] = dict(manifest.body.get("data") or {})
         missing = [key for key in keys if key not in ((live or {}).get("data") or {})]
         if missing:
@@ -230,6 +247,7 @@ class Applier:
                         raise
                     live = self.cluster.get(resource, manifest.namespace, manifest.name)
         data |= {key: live["data"][key] for key in keys if live and key in (live.get("data") or {})}
+        return live
 
     def _key_hashes(self, kind: str, namespace: str | None, name: str) -> dict[str, str] | None:
         """Hashes of a ConfigMap's or Secret's values: as just applied, as foreseen by a check, or live."""
@@ -255,6 +273,14 @@ class Applier:
 def _rank(kind: str) -> int:
     """0: what others live in; 1: what pods need; 2: pods and everything around them."""
     return 0 if kind in FIRST else 1 if kind in SECOND else 2
+
+
+def _owns_replicas(body: dict[str, Any]) -> bool:
+    """Whether the engine, and not an autoscaler, set a workload's replicas last."""
+    return any(
+        entry.get("manager") == MANAGER and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in body["metadata"].get("managedFields") or []
+    )
 
 
 def explain(error: ApiError, manifest: Manifest) -> str:

@@ -57,7 +57,8 @@ def leave_replicas_to_autoscalers(manifests: list[Manifest]) -> None:
     }
     for manifest in manifests:
         if (manifest.kind, manifest.namespace, manifest.name) in scaled:
-            (manifest.body.get("spec") or {}).pop("replicas", None)
+            manifest.autoscaled = True
+            manifest.body["spec"].pop("replicas", None)
 
 
 def pod_template(body: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.template import Templar, trust_as_template
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 
-JINJA = {"trim_blocks": True, "lstrip_blocks": True}
+JINJA = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
 SUFFIXES = (".yaml.j2", ".yml.j2")
 
 
@@ -22,6 +22,7 @@ class Manifest:
 
     body: dict[str, Any]
     source: str
+    autoscaled: bool = False  # an autoscaler of the set owns spec.replicas
 
     @property
     def kind(self) -> str:

@@ -6,6 +6,7 @@ Binaries come from the folder that CITADELBUY_BINARIES names, else from the newe
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -207,10 +208,12 @@ class Deployer:
 
     def __init__(self, cluster: Cluster, folder: Path, namespace: str) -> None:
         self.cluster, self.folder, self.namespace = cluster, folder, namespace
+        self.number = itertools.count()
 
     def render(self, template: str, **variables: Any) -> list[Manifest]:
         """Render a template's text with `ns` and other variables."""
-        file = self.folder / "manifest.yaml.j2"
+        file = self.folder / str(next(self.number)) / "manifest.yaml.j2"
+        file.parent.mkdir()
         file.write_text(template)
         values = {
             key: trust_as_template(value) if isinstance(value, str) else value for key, value in variables.items()

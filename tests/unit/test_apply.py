@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import threading
+
+import pytest
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from conftest import actions
 
 CONFIG = """
@@ -9,7 +15,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: settings
-  namespace: {{ ns }}
+  namespace: "{{ ns }}"
 data:
   a: "{{ a | default('1') }}"
 {% if b is defined %}
@@ -17,9 +23,298 @@ data:
 {% endif %}
 """
 
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: api
+  namespace: "{{ ns }}"
+spec:
+  replicas: {{ replicas | default(2) }}
+  selector:
+    matchLabels: {app: api}
+  template:
+    metadata:
+      labels: {app: api}
+    spec:
+      containers:
+        - name: api
+          image: "{{ image | default('api:1') }}"
+          resources:
+            limits: {cpu: "{{ cpu | default('1') }}"}
+          env:
+            - {name: FIRST, value: "1"}
+{% if second | default(true) %}
+            - {name: SECOND, value: "2"}
+{% endif %}
+            - name: PASSWORD
+              valueFrom: {secretKeyRef: {name: keys, key: password}}
+          envFrom:
+            - configMapRef: {name: settings}
+"""
 
-def test_create_unchanged_changed(deploy, live):
-    assert actions(deploy(CONFIG)) == ["created"]
+AUTOSCALER = """
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: api-hpa
+  namespace: "{{ ns }}"
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: api}
+  minReplicas: 3
+  maxReplicas: 10
+"""
+
+SECRET = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: keys
+  namespace: "{{ ns }}"
+  annotations: {citadelbuy.io/generate: "{{ generate | default('password,token') }}"}
+data:
+  other: "{{ (other | default('first-secret-value')) | b64encode }}"
+"""
+
+WIDGETS = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: widgets.{{ ns }}.example.com
+spec:
+  group: "{{ ns }}.example.com"
+  names: {kind: Widget, plural: widgets}
+  scope: Namespaced
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: "{{ ns }}-new"
+---
+apiVersion: "{{ ns }}.example.com/v1"
+kind: Widget
+metadata:
+  name: first
+  namespace: "{{ ns }}-new"
+spec: {size: 1}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: settings
+  namespace: "{{ ns }}-new"
+data: {a: "1"}
+"""
+
+
+def test_labels_of_every_object(deploy, live):
+    deploy(DEPLOYMENT)
+    body = live("apis/apps/v1:deployments/api")
+    assert body["metadata"]["labels"] == {
+        "app.kubernetes.io/part-of": "citadelbuy",
+        "app.kubernetes.io/managed-by": "citadelbuy-platform",
+        "app.kubernetes.io/instance": "test",
+        applyset.PART_OF: applyset.applyset_id("test", deploy.namespace),
+    }
+    assert body["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "citadelbuy"
+
+
+def test_applyset_id_is_that_of_the_kep():
+    # printf %s applyset-postgres.citadelbuy.ConfigMap. | sha256sum, in base64url without padding
+    assert applyset.applyset_id("postgres", "citadelbuy") == "applyset-RLNTBI3wpSinUZbCDvJDGZKA_2tf8AV7Ep9vbBi597c-v1"
+
+
+def test_a_removed_key_is_removed(deploy, live):
+    assert actions(deploy(CONFIG, b="2")) == ["created"]
+    assert actions(deploy(CONFIG)) == ["changed"]
+    assert live("configmaps/settings")["data"] == {"a": "1"}
+
+
+def test_an_object_that_others_made_is_adopted(deploy, cluster, namespace):
+    body = {"metadata": {"name": "settings"}, "data": {"a": "1"}}
+    cluster.request("POST", f"/api/v1/namespaces/{namespace}/configmaps", body)
+    assert actions(deploy(CONFIG)) == ["changed"]
     assert actions(deploy(CONFIG)) == ["unchanged"]
-    assert actions(deploy(CONFIG, a="2")) == ["changed"]
-    assert live("configmaps/settings")["data"] == {"a": "2"}
+
+
+# Each pair: the first input, the second, and what becomes of the object.
+CHANGES = {
+    "nothing": (CONFIG, {}, {}, "unchanged"),
+    "value": (CONFIG, {}, {"a": "2"}, "changed"),
+    "new key": (CONFIG, {}, {"b": "2"}, "changed"),
+    "removed key": (CONFIG, {"b": "2"}, {}, "changed"),
+    "removed list item": (DEPLOYMENT, {}, {"second": False}, "changed"),
+    "new list item": (DEPLOYMENT, {"second": False}, {}, "changed"),
+    "image": (DEPLOYMENT, {}, {"image": "api:2"}, "changed"),
+    "quantity written another way": (DEPLOYMENT, {"cpu": "1"}, {"cpu": "1000m"}, "unchanged"),
+    "defaulted fields": (DEPLOYMENT, {}, {}, "unchanged"),
+    "secret value": (SECRET, {}, {"other": "second-secret-value"}, "changed"),
+    "secret, nothing": (SECRET, {}, {}, "unchanged"),
+    "secret, one more key to generate": (SECRET, {"generate": "password"}, {}, "changed"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_check_mode_predicts_what_the_run_does(case, deploy):
+    template, first, second, expected = CHANGES[case]
+    assert actions(deploy(template, check=True, **first)) == ["created"]
+    assert actions(deploy(template, **first)) == ["created"]
+    assert actions(deploy(template, check=True, **second)) == [expected]
+    assert actions(deploy(template, check=True, **second)) == [expected], "the check itself changed something"
+    assert actions(deploy(template, **second)) == [expected]
+    assert actions(deploy(template, **second)) == ["unchanged"]
+
+
+def test_check_mode_where_nothing_exists_yet(deploy, namespace, cluster):
+    """A namespace, a CRD and objects in them: in one set, and in the set of a later role of the same run."""
+    assert actions(deploy(WIDGETS, check=True)) == ["created"] * 4
+    later = CONFIG.replace("{{ ns }}", "{{ ns }}-new").replace("settings", "later")
+    assert actions(deploy(later, check=True)) == ["created"]
+    with pytest.raises(Exception, match="not found"):
+        cluster.request("GET", f"/api/v1/namespaces/{namespace}-new")
+
+
+def test_hashes_foreseen_for_a_later_role_roll_its_pods(deploy, namespace):
+    deploy(CONFIG)
+    deploy(DEPLOYMENT)
+    assert actions(deploy(CONFIG, check=True, a="2")) == ["changed"]
+    assert actions(deploy(DEPLOYMENT, check=True)) == ["changed"]
+
+
+def test_checksum_follows_the_configuration_that_is_used(deploy, live):
+    def checksum():
+        template = live("apis/apps/v1:deployments/api")["spec"]["template"]
+        return template["metadata"]["annotations"][applyset.CHECKSUM]
+
+    everything = "---".join([CONFIG, SECRET, DEPLOYMENT])
+    deploy(everything)
+    first = checksum()
+    assert actions(deploy(everything)) == ["unchanged"] * 3
+    assert checksum() == first
+    deploy(everything, other="second-secret-value")  # a key that the pod does not use
+    assert checksum() == first
+    deploy(everything, other="second-secret-value", a="2")
+    assert checksum() != first
+    assert actions(deploy(DEPLOYMENT)) == ["unchanged"], "configuration of another set is read live"
+
+
+def test_an_autoscaler_owns_the_replicas(deploy, live, cluster, namespace):
+    deploy(DEPLOYMENT + AUTOSCALER)
+    scale = {"spec": {"replicas": 7}}
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api/scale"
+    cluster.request("PATCH", path, scale, content="application/merge-patch+json")
+    assert actions(deploy(DEPLOYMENT + AUTOSCALER)) == ["unchanged"] * 2
+    assert live("apis/apps/v1:deployments/api")["spec"]["replicas"] == 7
+
+
+def test_a_new_autoscaler_does_not_scale_down_to_one(deploy, live):
+    deploy(DEPLOYMENT, replicas=5)
+    deploy(DEPLOYMENT + AUTOSCALER, replicas=5)
+    assert live("apis/apps/v1:deployments/api")["spec"]["replicas"] == 5
+
+
+def test_a_conflict_names_field_and_owner(deploy, cluster, namespace, live):
+    deploy(CONFIG)
+    path = f"/api/v1/namespaces/{namespace}/configmaps/settings?fieldManager=the-other-one"
+    cluster.request("PATCH", path, {"data": {"a": "theirs"}}, content="application/merge-patch+json")
+    for check in (True, False):
+        (error,) = deploy(CONFIG, check=check).errors
+        assert f"ConfigMap {namespace}/settings" in error
+        assert ".data.a" in error
+        assert '"the-other-one"' in error
+        assert "manifest.yaml.j2" in error
+    assert live("configmaps/settings")["data"]["a"] == "theirs"
+    assert actions(deploy(CONFIG, force=True)) == ["changed"]
+    assert live("configmaps/settings")["data"]["a"] == "1"
+
+
+def values(body):
+    return {key: base64.b64decode(value).decode() for key, value in body["data"].items()}
+
+
+def test_generated_values_are_kept(deploy, live):
+    assert actions(deploy(SECRET)) == ["created"]
+    first = values(live("secrets/keys"))
+    assert len(first["password"]) == 32
+    assert first["password"].isalnum()
+    assert first["password"] != first["token"]
+    assert actions(deploy(SECRET, other="second-secret-value")) == ["changed"]
+    assert values(live("secrets/keys")) == first | {"other": "second-secret-value"}
+
+
+def test_two_runs_at_once_generate_one_value(deploy, live):
+    outcomes = []
+    threads = [threading.Thread(target=lambda: outcomes.append(deploy(SECRET))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = values(live("secrets/keys"))
+    assert [outcome.errors for outcome in outcomes] == [[]] * 4
+    for outcome in outcomes:
+        assert values(outcome.applied[0].after) == kept
+
+
+def test_a_diff_is_clean_and_masked(deploy):
+    deploy(SECRET)
+    (item,) = deploy(SECRET, check=True, other="second-secret-value").applied
+    shown = diff.yaml_diff(item.before, item.after, "Secret keys")
+    assert "other: '*****'" in shown["before"]
+    assert "other: '***** (changed)'" in shown["after"]
+    assert "password: '*****'" in shown["after"]
+    for text in (shown["before"], shown["after"]):
+        assert "secret-value" not in text
+        assert base64.b64encode(b"second-secret-value").decode() not in text
+        for noise in ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation:"):
+            assert noise not in text
+
+
+def test_a_refused_secret_does_not_show_its_value(deploy):
+    template = SECRET.replace("{{ (other", "not base64 but-secret {{ (other")
+    (error,) = deploy(template).errors
+    assert "Secret" in error
+    assert "but-secret" not in error
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CONFIG.replace("{{ ns }}", "absent"), "create the namespace absent first"),
+        (DEPLOYMENT.replace("replicas: {{ replicas | default(2) }}", "replicas: 'two'"), "replicas"),
+        (DEPLOYMENT.replace("selector:", "selectr: {}\n  selector:"), "selectr"),
+        (CONFIG.replace("kind: ConfigMap", "kind: ConfigMop"), "does not know kind ConfigMop"),
+        (CONFIG.replace('namespace: "{{ ns }}"', "labels: {}"), "no metadata.namespace"),
+        (CONFIG.replace("name: settings", "name: Settings_"), "Invalid value"),
+    ],
+)
+def test_a_refusal_is_one_line_that_names_object_and_template(deploy, template, expected):
+    (error,) = deploy(template).errors
+    assert expected in error
+    assert "manifest.yaml.j2" in error
+    assert "\n" not in error
+
+
+def test_a_forbidden_apply_says_what_to_do(deploy, api_server):
+    nobody = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
+    (error,) = deploy(CONFIG, cluster=nobody).errors
+    assert 'User "nobody" cannot' in error
+    assert "To do: grant this" in error
+
+
+def test_an_immutable_field_is_told_as_such(deploy):
+    deploy(DEPLOYMENT)
+    (error,) = deploy(DEPLOYMENT.replace("{app: api}", "{app: other}")).errors
+    assert "cannot change in place" in error
+
+
+def test_a_failure_stops_before_the_next_rank(deploy, live):
+    outcome = deploy(CONFIG.replace("settings", "Bad_") + "---" + DEPLOYMENT)
+    assert len(outcome.errors) == 1
+    with pytest.raises(Exception, match="not found"):
+        live("apis/apps/v1:deployments/api")
