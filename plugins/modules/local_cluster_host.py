@@ -74,8 +74,10 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -340,6 +342,24 @@ class Host:
                     raise HostError(f"kubeadm {what} on {node['name']}; {log} ends with:\n" + "\n".join(lines))
                 time.sleep(0.05)
 
+    def wait_for_api(self) -> None:
+        """Wait until the API answers on loopback that it is ready.
+
+        Raises:
+            HostError: it did not within the time-out; holds the last error.
+        """
+        authority = self.state_dir / "nodes" / self.nodes[0]["name"] / "etc/kubernetes/pki/ca.crt"
+        context = ssl.create_default_context(cafile=str(authority))
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                with urllib.request.urlopen(f"https://127.0.0.1:{self.api_port}/readyz", context=context, timeout=5):
+                    return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(f"the API is not ready after {self.timeout} s: {error}") from error
+            time.sleep(0.1)
+
     def write_kubeconfig(self) -> None:
         """Write the kubeconfig for users: the control plane's own, with the API's address on loopback."""
         source = self.state_dir / "nodes" / self.nodes[0]["name"] / "etc/kubernetes/admin.conf"
@@ -368,6 +388,7 @@ class Host:
         self.start_supervisor()
         if not self.check_mode:
             self.wait_for_members()
+            self.wait_for_api()
         self.write_kubeconfig()
 
     def make_absent(self) -> None:

@@ -1,0 +1,199 @@
+"""The embedded cluster comes up from nothing and from any leftover, and goes without a trace.
+
+The tests share one cluster of three nodes and run in order, each from where the one before ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAME = "cluster-test"
+STATE = Path("/var/lib/citadelbuy") / NAME
+VARIABLES = {"local_cluster_name": NAME, "local_cluster_nodes": 3, "local_cluster_api_port": 16643, "local_images_enabled": False}
+CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+
+
+def playbook(name: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of this project on the test's cluster."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), f"playbooks/{name}.yml"]
+    command += ["-i", "inventories/local", "--extra-vars", json.dumps(VARIABLES | variables)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def bring_up() -> None:
+    """Bring the cluster up; it must end well, with every node ready."""
+    result = playbook("local_cluster")
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    nodes = kubectl("get", "nodes", "-o", "json")
+    ready = {
+        node["metadata"]["name"]
+        for node in json.loads(nodes)["items"]
+        for condition in node["status"]["conditions"]
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    }
+    assert ready == {"node1", "node2", "node3"}
+
+
+def kubectl(*arguments: str) -> str:
+    """Run kubectl on the test's cluster and return what it printed."""
+    programs = max((CACHE / "binaries").glob("*/kubectl"), key=lambda path: path.stat().st_mtime)
+    command = [str(programs), "--kubeconfig", str(STATE / "admin.conf"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command}: {result.stderr}"
+    return result.stdout
+
+
+def processes() -> set[int]:
+    """Return the ids of the cluster's processes, found by their cgroups."""
+    found: set[int] = set()
+    for procs in Path("/sys/fs/cgroup").glob(f"*/citadelbuy/{NAME}/**/cgroup.procs"):
+        found.update(int(line) for line in procs.read_text().split())
+    return found
+
+
+def kill_everything() -> None:
+    """Kill every process of the cluster and wait until all are gone."""
+    while left := processes():
+        for process in left:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.05)
+
+
+def host_state() -> dict[str, str]:
+    """Return what the cluster must never change of the host's network."""
+    commands = {
+        "links": ["ip", "-br", "link"],
+        "addresses": ["ip", "-br", "address"],
+        "routes": ["ip", "route", "show", "table", "all"],
+        "rules": ["ip", "rule"],
+        "firewall": ["nft", "list", "ruleset"],
+        "forwarding": ["sysctl", "-n", "net.ipv4.ip_forward"],
+    }
+    return {
+        name: subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for name, command in commands.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def host_before() -> Iterator[dict[str, str]]:
+    """The host's network before the cluster; the cluster is taken down whatever happens."""
+    playbook("local_cluster_down")
+    before = host_state()
+    yield before
+    playbook("local_cluster_down")
+
+
+def test_comes_up_from_nothing_and_leaves_the_host_alone(host_before: dict[str, str]) -> None:
+    """Three nodes, add-ons and all; the host's network is as before."""
+    bring_up()
+    assert host_state() == host_before
+    assert "local-path (default)" in kubectl("get", "storageclass")
+    kubectl("create", "configmap", "kept", "--from-literal=written=before")
+
+
+def test_a_second_run_changes_nothing() -> None:
+    """Nothing is changed on a cluster that is up."""
+    result = playbook("local_cluster")
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert "changed=0" in result.stdout
+
+
+@pytest.mark.usefixtures("host_before")
+def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
+    """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
+    image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
+    for node in ("node1", "node2", "node3"):
+        overrides = {"apiVersion": "v1", "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0}}
+        kubectl(
+            "run", f"probe-{node}", f"--image={image}", "--restart=Never", "--overrides", json.dumps(overrides),
+            "--command", "--", "/usr/local/bin/kubectl", "get", "--raw", "/readyz",
+            "--server=https://kubernetes.default.svc.cluster.local", "--insecure-skip-tls-verify",
+        )  # fmt: skip
+    for node in ("node1", "node2", "node3"):
+        kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/probe-{node}", "--timeout=60s")
+        kubectl("delete", "pod", f"probe-{node}", "--wait=false")
+
+
+def test_comes_up_after_everything_was_killed() -> None:
+    """Every process killed at once, supervisors included: the data is still there."""
+    kill_everything()
+    bring_up()
+    assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.written}") == "before"
+
+
+def test_supervisor_restarts_what_dies() -> None:
+    """A killed containerd and kubelet are running again without a hand."""
+    def pids(program: str) -> set[int]:
+        found = set()
+        for process in processes():
+            try:
+                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            except FileNotFoundError:
+                continue
+            if words and Path(words[0].decode(errors="replace")).name == program:
+                found.add(process)
+        return found
+
+    for program in ("containerd", "kubelet"):
+        before = pids(program)
+        assert len(before) == 3
+        for process in before:
+            os.kill(process, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(pids(program) - before) < 3:
+            assert time.monotonic() < deadline, f"{program} did not come back"
+            time.sleep(0.2)
+
+
+def test_comes_up_from_a_half_made_node_and_a_stale_namespace() -> None:
+    """A node whose join was cut off, a namespace name without a namespace, a lost link: all are made good."""
+    kill_everything()
+    (STATE / "nodes/node3/joined").unlink()
+    subprocess.run(["umount", f"/run/netns/{NAME}.node2"], check=True)
+    subprocess.run(["ip", "-n", f"{NAME}.fabric", "link", "delete", "node1"], check=True)
+    bring_up()
+    assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.written}") == "before"
+
+
+def test_comes_up_from_a_half_made_control_plane() -> None:
+    """Without its first member there is no cluster: all of it is made anew."""
+    kill_everything()
+    (STATE / "nodes/node1/joined").unlink()
+    bring_up()
+    assert "kept" not in kubectl("get", "configmaps", "-o", "name")
+
+
+def test_a_machine_that_cannot_host_it_is_told_why_at_once() -> None:
+    """One line names everything that is missing, and nothing was made."""
+    other = {"local_cluster_name": "cluster-test-2", "local_cluster_api_port": 16643}
+    result = playbook("local_cluster", **other, local_cluster_minimum_memory=10**9, local_cluster_minimum_disk=10**9)
+    assert result.returncode != 0
+    for reason in ("port 16643 on 127.0.0.1 is taken", "of memory are available", "MiB are free in"):
+        assert reason in result.stdout + result.stderr
+    assert not Path("/var/lib/citadelbuy/cluster-test-2").exists()
+
+
+def test_goes_without_a_trace(host_before: dict[str, str]) -> None:
+    """No process, mount, namespace, link, cgroup or folder is left."""
+    result = playbook("local_cluster_down")
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert not processes()
+    assert NAME not in Path("/proc/mounts").read_text()
+    assert not list(Path("/run/netns").glob(f"{NAME}.*"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/citadelbuy/{NAME}"))
+    assert not STATE.exists()
+    assert host_state() == host_before
