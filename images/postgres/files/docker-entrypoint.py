@@ -1,0 +1,300 @@
+#!/usr/bin/python3
+"""Start PostgreSQL: under Patroni when PATRONI_SCOPE is set, else alone, with the environment of the official image.
+
+docker-entrypoint.py postgres [-c NAME=VALUE ...]   the server
+docker-entrypoint.py primary [...]                  what Patroni calls to make a primary what it should be
+docker-entrypoint.py COMMAND ...                    anything else is run as it is
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+from typing import Any, NoReturn
+
+CONFIGURATION = Path(os.environ.get("PATRONICTL_CONFIG_FILE", "/tmp/patroni.json"))
+SOCKETS = "/var/run/postgresql"
+SUPERUSER = "postgres"
+REPLICATOR = "replicator"
+API_PORT = 8008
+API_TIMEOUT = 30
+"""Seconds that a new primary may take to have its settings in the cluster's store."""
+
+DEFAULT_PARAMETERS = {"shared_preload_libraries": "pg_stat_statements", "password_encryption": "scram-sha-256"}
+INITDB = {"encoding": "UTF8", "locale": "C.UTF-8", "auth-local": "peer", "auth-host": "scram-sha-256"}
+
+# Passwords are kept out of the log and of pg_stat_statements; nothing here waits for a replica.
+SESSION = {
+    "client_min_messages": "warning",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_error_statement": "panic",
+    "pg_stat_statements.track_utility": "off",
+    "synchronous_commit": "local",
+}
+SETUP_SQL = """
+\\set ON_ERROR_STOP on
+\\getenv password POSTGRES_PASSWORD
+"""
+ROLE_SQL = """
+SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \\gexec
+SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', :'role', :'password') \\gexec
+"""
+REPLICATION_SQL = "SELECT format('ALTER ROLE %I REPLICATION', :'role') \\gexec\n"
+# The exporter beside the server logs in as the application's user.
+MONITOR_SQL = "SELECT format('GRANT pg_monitor TO %I', :'role') WHERE :'role' <> current_user \\gexec\n"
+DATABASE_SQL = """
+SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \\gexec
+\\connect :"database"
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
+"""
+
+
+def fail(message: str) -> NoReturn:
+    """End with a message about what to change."""
+    sys.exit(f"postgres image: {message}")
+
+
+def required(name: str) -> str:
+    """Return a variable of the environment that may not be empty."""
+    value = os.environ.get(name, "")
+    if not value:
+        fail(f"the environment variable {name} is not set or empty; set it on the container")
+    return value
+
+
+def identifier(name: str, default: str) -> str:
+    """Return a variable that names a role or a database."""
+    value = os.environ.get(name) or default
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
+        fail(f"{name} must be lower-case letters, digits and underscores, got {value!r}")
+    return value
+
+
+def parameters(arguments: list[str]) -> dict[str, Any]:
+    """Return the server's parameters: the defaults, then POSTGRES_PARAMETERS (a JSON object), then `-c NAME=VALUE`."""
+    try:
+        given = json.loads(os.environ.get("POSTGRES_PARAMETERS") or "{}")
+    except ValueError as error:
+        fail(f"POSTGRES_PARAMETERS is not JSON: {error}")
+    if not isinstance(given, dict):
+        fail("POSTGRES_PARAMETERS must be a JSON object of parameter names and values")
+    found = DEFAULT_PARAMETERS | given
+    words = iter(arguments)
+    for word in words:
+        name, separator, value = (next(words, "") if word == "-c" else word.removeprefix("--")).partition("=")
+        if not separator:
+            fail(f"cannot read the argument {word!r}; give parameters as -c NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def access_rules() -> list[str]:
+    """Return pg_hba: by password over the network, by user id over the socket, which only this pod reaches."""
+    return [
+        "local all all peer map=pod",
+        f"local replication {REPLICATOR} peer map=pod",
+        "host all all all scram-sha-256",
+        f"host replication {REPLICATOR} all scram-sha-256",
+    ]
+
+
+def socket_users(*roles: str) -> list[str]:
+    """Return pg_ident: what this container's user may call itself over the socket."""
+    return [f"pod postgres {role}" for role in dict.fromkeys(roles)]
+
+
+def psql(superuser: str, sql: str, sockets: str = SOCKETS, **variables: str) -> None:
+    """Run SQL over the socket as the superuser."""
+    command = ["psql", "--no-psqlrc", "--quiet", f"--host={sockets}", f"--username={superuser}", "--dbname=postgres"]
+    settings = [f"--variable={name}={value}" for name, value in variables.items()]
+    session = {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in SESSION.items())}
+    subprocess.run([*command, *settings], input=SETUP_SQL + sql, env=os.environ | session, text=True, check=True)
+
+
+# Under Patroni
+
+
+def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
+    """Return Patroni's configuration; what PATRONI_* variables say overrides it."""
+    password = required("POSTGRES_PASSWORD")
+    address = os.environ.get("PATRONI_KUBERNETES_POD_IP") or "127.0.0.1"
+    host = f"[{address}]" if ":" in address else address
+    me = str(Path(__file__).resolve())
+    return {
+        "restapi": {
+            "listen": f"0.0.0.0:{API_PORT}",
+            "connect_address": f"{host}:{API_PORT}",
+            # Reading is open to probes; a switchover or a changed setting needs this.
+            "authentication": {"username": "patroni", "password": password},
+        },
+        "bootstrap": {
+            "dcs": {
+                "ttl": int(os.environ.get("POSTGRES_TTL", "20")),
+                "loop_wait": int(os.environ.get("POSTGRES_LOOP_WAIT", "3")),
+                "retry_timeout": int(os.environ.get("POSTGRES_RETRY_TIMEOUT", "5")),
+                "maximum_lag_on_failover": 16 * 1024 * 1024,
+                "synchronous_mode": os.environ.get("POSTGRES_SYNCHRONOUS_MODE", "false").lower() == "true",
+                "postgresql": {
+                    "use_pg_rewind": True,
+                    "use_slots": True,
+                    "parameters": {"wal_keep_size": "128MB"} | parameters(arguments),
+                },
+            },
+            "initdb": [*({name: value} for name, value in INITDB.items()), "data-checksums"],
+            "post_init": f"{me} primary post_init",
+        },
+        "postgresql": {
+            "listen": "0.0.0.0:5432",
+            "connect_address": f"{host}:5432",
+            "data_dir": required("PGDATA"),
+            "bin_dir": "/usr/lib/postgresql/15/bin",
+            "pgpass": "/tmp/pgpass",
+            "use_unix_socket": True,
+            "use_unix_socket_repl": True,
+            "authentication": {
+                "superuser": {"username": SUPERUSER, "password": password},
+                "replication": {"username": REPLICATOR, "password": password},
+            },
+            "parameters": {"unix_socket_directories": SOCKETS},
+            "pg_hba": access_rules(),
+            "pg_ident": socket_users(SUPERUSER, REPLICATOR, identifier("POSTGRES_USER", SUPERUSER)),
+            "basebackup": [{"checkpoint": "fast"}],
+            "callbacks": dict.fromkeys(("on_start", "on_role_change"), f"{me} primary"),
+        },
+    }
+
+
+def run_patroni(arguments: list[str]) -> NoReturn:
+    """Become Patroni."""
+    CONFIGURATION.touch(mode=0o600)
+    CONFIGURATION.write_text(json.dumps(patroni_configuration(arguments), indent=2))
+    Path(required("PGDATA")).parent.mkdir(parents=True, exist_ok=True)
+    os.execvp("patroni", ["patroni", str(CONFIGURATION)])
+
+
+def changes(live: dict[str, Any], wanted: dict[str, Any], owned: bool = False) -> dict[str, Any]:
+    """Return the patch that makes the live settings the wanted ones; `owned` drops what is not wanted."""
+    patch: dict[str, Any] = {}
+    for name, value in wanted.items():
+        if isinstance(value, dict):
+            below = live.get(name) if isinstance(live.get(name), dict) else {}
+            if found := changes(below, value, owned=name == "parameters"):
+                patch[name] = found
+        elif live.get(name) != value:
+            patch[name] = value
+    return patch | ({name: None for name in live if name not in wanted} if owned else {})
+
+
+def call_api(method: str, body: dict[str, Any] | None, login: dict[str, str]) -> dict[str, Any]:
+    """Call Patroni's /config in this container."""
+    token = b64encode(f"{login['username']}:{login['password']}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{API_PORT}/config",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.load(answer)
+
+
+def converge_primary(arguments: list[str]) -> None:
+    """On the primary, make roles, database and the cluster's settings what the environment says."""
+    event = arguments[0] if arguments else ""
+    if event != "post_init" and (len(arguments) < 2 or arguments[1] not in {"master", "primary"}):
+        return
+    role = identifier("POSTGRES_USER", SUPERUSER)
+    for name in dict.fromkeys((SUPERUSER, role)):
+        psql(SUPERUSER, ROLE_SQL, role=name)
+    psql(SUPERUSER, ROLE_SQL + REPLICATION_SQL, role=REPLICATOR)
+    psql(SUPERUSER, MONITOR_SQL, role=role)
+    psql(SUPERUSER, DATABASE_SQL, role=role, database=identifier("POSTGRES_DB", role))
+    if event == "post_init":
+        return
+    configuration = json.loads(CONFIGURATION.read_text())
+    login, wanted = configuration["restapi"]["authentication"], configuration["bootstrap"]["dcs"]
+    deadline = time.monotonic() + API_TIMEOUT
+    while True:
+        try:
+            patch = changes(call_api("GET", None, login), wanted)
+            if patch:
+                call_api("PATCH", patch, login)
+                print(f"the cluster's settings were changed: {json.dumps(patch)}", flush=True)
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                fail(f"Patroni on 127.0.0.1:{API_PORT} does not take the cluster's settings: {error}")
+            time.sleep(1)
+
+
+# Alone
+
+
+def make_data(data: Path) -> None:
+    """Make the data folder beside its place, and move it there when it is complete."""
+    superuser = identifier("POSTGRES_USER", SUPERUSER)
+    password = required("POSTGRES_PASSWORD")
+    if data.is_mount():
+        fail(f"PGDATA={data} is a mount point; name a folder below it")
+    new = data.with_name(f"{data.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.parent.mkdir(parents=True, exist_ok=True)
+    secret = Path("/tmp/initdb-password")
+    secret.touch(mode=0o600)
+    secret.write_text(password + "\n")
+    options = [f"--{name}={value}" for name, value in INITDB.items()]
+    command = ["initdb", "--data-checksums", f"--pgdata={new}", f"--username={superuser}", f"--pwfile={secret}"]
+    subprocess.run([*command, *options], check=True)
+    secret.unlink()
+    (new / "pg_hba.conf").write_text("\n".join(access_rules()) + "\n")
+    (new / "pg_ident.conf").write_text("\n".join(socket_users(SUPERUSER, superuser)) + "\n")
+    preload = f"-c listen_addresses='' -c unix_socket_directories={SOCKETS}"
+    subprocess.run(["pg_ctl", f"--pgdata={new}", f"--options={preload}", "--wait", "--silent", "start"], check=True)
+    psql(superuser, DATABASE_SQL, role=superuser, database=identifier("POSTGRES_DB", superuser))
+    subprocess.run(["pg_ctl", f"--pgdata={new}", "--mode=fast", "--wait", "--silent", "stop"], check=True)
+    new.rename(data)
+
+
+def run_alone(arguments: list[str]) -> NoReturn:
+    """Run the server as a child; a SIGTERM stops it without waiting for its clients to leave."""
+    data = Path(required("PGDATA"))
+    if not (data / "PG_VERSION").exists():
+        make_data(data)
+    settings = {"listen_addresses": "*", "unix_socket_directories": SOCKETS} | parameters(arguments)
+    words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    server = subprocess.Popen(["postgres", "-D", str(data), *words])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: server.send_signal(signal.SIGINT))
+    signal.signal(signal.SIGHUP, lambda _number, _frame: server.send_signal(signal.SIGHUP))
+    sys.exit(server.wait())
+
+
+def main() -> None:
+    """Run what the arguments name."""
+    command, *arguments = sys.argv[1:] or ["postgres"]
+    if command.startswith("-"):
+        command, arguments = "postgres", sys.argv[1:]
+    if command == "primary":
+        converge_primary(arguments)
+    elif command != "postgres":
+        os.execvp(command, [command, *arguments])
+    elif os.environ.get("PATRONI_SCOPE"):
+        run_patroni(arguments)
+    else:
+        run_alone(arguments)
+
+
+if __name__ == "__main__":
+    main()
