@@ -26,7 +26,7 @@ const API_ENV = {
   RATE_LIMIT_SEARCH_MAX: { number: true, default: 200 },
   RATE_LIMIT_AUTH_MAX: { number: true, default: 10 },
   RATE_LIMIT_PAYMENT_MAX: { number: true, default: 20 },
-  READINESS_TIMEOUT_MS: { number: true, default: 1000 },
+  READINESS_TIMEOUT_MS: { number: true, default: 2000 },
   REINDEX_INTERVAL_MS: { number: true, default: 5000 },
 };
 

@@ -57,6 +57,8 @@ export function createSearch(settings) {
     return Object.assign(new Error(`${what}: Elasticsearch answered ${status}${reason ? ` ${reason}` : ''}`), { status });
   }
 
+  let known = false;
+
   /** Make the index if it is not there; returns its UUID, which changes when the index was lost and made anew. */
   async function ensureIndex() {
     const read = () => call('GET', `/${INDEX}/_settings/index.uuid`);
@@ -67,6 +69,7 @@ export function createSearch(settings) {
       answer = await read();
     }
     if (answer.status !== 200) throw failure('reading index products', answer);
+    known = true;
     return Object.values(answer.json)[0].settings.index.uuid;
   }
 
@@ -76,6 +79,8 @@ export function createSearch(settings) {
    */
   async function apply(rows, { wait = false } = {}) {
     if (!rows.length) return [];
+    // Written to before it exists, the index would come into being with Elasticsearch's defaults.
+    if (!known) await ensureIndex();
     const lines = rows.flatMap((row) => {
       const target = { _index: INDEX, _id: row.id, version: row.version, version_type: 'external' };
       return row.deleted_at
