@@ -1,0 +1,139 @@
+"""Action of `citadelbuy.platform.preflight`: all that is wrong, at once, before anything is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.citadelbuy.platform.plugins.filter.secret_problems import secret_problems
+from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import leave_replicas_to_autoscalers
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render
+from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import (
+    Role,
+    unknown_variables,
+    value_problems,
+)
+from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+
+OWN_SECRETS = ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node, once a cluster, and reads only."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the cluster's version; fails with all problems at once."""
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars) | {"changed": False}
+        _valid, args = self.validate_argument_spec(
+            argument_spec={
+                "roles": {"type": "list", "elements": "str", "required": True},
+                "cluster": {"type": "bool", "default": True},
+                "capacity_required": {"type": "bool", "default": True},
+            }
+        )
+        roles = self._roles()
+        deployed = [roles[name] for name in args["roles"] if name in roles]
+        problems = [
+            f"role {name} does not exist: correct preflight_roles." for name in args["roles"] if name not in roles
+        ]
+        problems += unknown_variables(task_vars, roles.values())
+        faulty: set[str] = set()
+        for role in deployed:
+            found = value_problems(role, task_vars, self._templar)
+            if role.name == "secrets" and not found:
+                found = self._secrets(role, task_vars)
+            if found:
+                faulty.add(role.name)
+                problems += found
+        manifests: list[Manifest] = []
+        for role in deployed:
+            if role.name not in faulty:
+                made, errors = self._render(role, task_vars)
+                manifests += made
+                problems += errors
+        leave_replicas_to_autoscalers(manifests)
+        problems += _image_problems(manifests)
+
+        warnings: list[str] = []
+        settings = Settings(self._templar, task_vars)
+        if args["cluster"]:
+            try:
+                cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
+                found_there = ClusterChecks(cluster, manifests, args["capacity_required"]).run()
+                problems += found_there.problems
+                warnings = found_there.warnings
+                result["version"] = found_there.version
+            except EngineError as error:
+                problems.append(str(error))
+        problems = list(dict.fromkeys(problems))
+        if warnings:
+            result["warnings"] = [f"{settings.cluster_name}: {warning}" for warning in warnings]
+        if problems:
+            if len(problems) == 1:
+                return result | {"failed": True, "msg": f"Preflight, nothing was changed: {problems[0]}"}
+            # A text, as lists are wrapped and quoted where Ansible prints them.
+            result["problems"] = "\n".join(f"- {problem}" for problem in problems)
+            return result | {"failed": True, "msg": f"Preflight found {len(problems)} problems, nothing was changed."}
+        return result | {"msg": "all well"}
+
+    def _roles(self) -> dict[str, Role]:
+        """Every role of this checkout (or collection), for its variables are ours."""
+        folder = Path(__file__).resolve().parents[2] / "roles"
+        return {path.name: Role.load(path, self._loader) for path in sorted(folder.iterdir()) if path.is_dir()}
+
+    def _secrets(self, role: Role, variables: dict[str, Any]) -> list[str]:
+        """Placeholders, empty and short values, by name."""
+        scope = role.scope(variables)
+        templar = self._templar.copy_with_new_env(available_variables=scope)
+
+        def value(name: str, default: Any = None) -> Any:
+            return templar.template(scope[name]) if name in scope else default
+
+        names = [f"secrets_{name}" for name in OWN_SECRETS]
+        try:
+            own = {name: value(name) for name in names}
+            found = secret_problems(own, value("secrets_third_party"), generate=bool(value("secrets_generate", False)))
+        except AnsibleError as error:
+            found = [str(error)]
+        return [f"secret {problem}" for problem in found]
+
+    def _render(self, role: Role, variables: dict[str, Any]) -> tuple[list[Manifest], list[str]]:
+        """A role's manifests, or what is wrong in each of its templates."""
+        files, scope = role.templates(), role.scope(variables)
+        search = [str(role.path), str(role.path / "templates")]
+        try:
+            return render(self._templar, files, scope, search), []
+        except EngineError as error:
+            errors = [str(error)]
+        for file in files:
+            try:
+                render(self._templar, [file], scope, search)
+            except EngineError as error:
+                errors.append(str(error))
+        return [], list(dict.fromkeys(errors))
+
+
+def _image_problems(manifests: list[Manifest]) -> list[str]:
+    """Containers whose image is missing or has neither tag nor digest."""
+    found = []
+    for manifest in manifests:
+        template = (manifest.body.get("spec") or {}).get("template")
+        spec = (template.get("spec") or {}) if isinstance(template, dict) else {}
+        for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+            image = str(container.get("image") or "")
+            where = f"{manifest}, container {container.get('name')}"
+            if not image:
+                found.append(f"{where}: no image: set it in the inventory's images.yml.")
+            elif "@" not in image and ":" not in image.rpartition("/")[2]:
+                found.append(
+                    f"{where}: image {image} has neither tag nor digest: add one in the inventory's images.yml."
+                )
+    return found

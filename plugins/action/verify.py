@@ -1,0 +1,53 @@
+"""Action of `citadelbuy.platform.verify`: an end-to-end proof of a deployed platform."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+from ansible_collections.citadelbuy.platform.plugins.module_utils.smoke import FAILED, PLAN, Smoke, table
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node, once a cluster; what it makes it removes."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Returns checks (a list of rows) and, for people, a table as msg."""
+        task_vars = task_vars or {}
+        # Shown in normal output too: the table is what this task is for.
+        result = super().run(tmp, task_vars) | {"changed": False, "_ansible_verbose_always": True}
+        _valid, args = self.validate_argument_spec(
+            argument_spec={
+                "namespaces": {"type": "list", "elements": "str"},
+                "search_timeout": {"type": "float", "default": 10.0},
+                "page": {"type": "str", "default": "/"},
+            }
+        )
+        if self._task.check_mode:
+            plan = "\n".join(f"- {text}" for _name, text in PLAN)
+            return result | {"msg": f"check mode: nothing is verified; a run would see that\n{plan}"}
+        settings = Settings(self._templar, task_vars)
+        try:
+            cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
+            rows = Smoke(
+                cluster, args["namespaces"] or [settings.namespace], args["search_timeout"], args["page"]
+            ).run()
+        except EngineError as error:
+            return result | {"failed": True, "msg": str(error)}
+        failed = [row for row in rows if row.result == FAILED]
+        if failed:
+            names = ", ".join(row.check for row in failed)
+            count = f"{len(failed)} of {len(rows)} checks failed"
+            return result | {"failed": True, "msg": f"{count}: {names}\n{table(rows)}"}
+        # Rows stay out of normal output: they are the same as the table.
+        return (
+            result
+            | {"msg": table(rows)}
+            | ({"checks": [asdict(row) for row in rows]} if self._display.verbosity else {})
+        )

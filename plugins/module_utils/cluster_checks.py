@@ -1,0 +1,286 @@
+"""Whether a cluster can take what will be applied: reachable, new enough, permitted, with storage and room."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
+    demands,
+    quantity,
+    shortage,
+    usable_nodes,
+)
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
+
+Body = dict[str, Any]
+MINIMUM_VERSION = (1, 24)
+APPLY = ("get", "create", "patch")
+DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
+# What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
+ALSO_NEEDED = (
+    ("", "pods", ("get", "list", "watch")),
+    ("", "pods/log", ("get",)),
+    ("", "pods/exec", ("create",)),
+    ("", "pods/portforward", ("create",)),
+    ("", "events", ("list",)),
+    ("", "persistentvolumeclaims", ("list",)),
+)
+
+
+@dataclass
+class Findings:
+    """What is wrong, what may be, and what was seen."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    version: str = ""
+
+
+class ClusterChecks:
+    """All checks of one cluster; after the first request they run side by side."""
+
+    def __init__(self, cluster: Cluster, manifests: list[Manifest], capacity_required: bool = True) -> None:
+        self.cluster = cluster
+        self.manifests = manifests
+        self.bodies = [manifest.body for manifest in manifests]
+        self.capacity_required = capacity_required
+        self.namespaces = {manifest.name for manifest in manifests if manifest.kind == "Namespace"}
+        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.namespace}
+        self.found = Findings()
+
+    def run(self) -> Findings:
+        """Check everything; problems come in a fixed order."""
+        try:
+            self.found.version = str(self.cluster.request("GET", "/version")[1].get("gitVersion"))
+        except EngineError as error:
+            text = f"{error}" if self.cluster.server in str(error) else f"{self.cluster.server}: {error}"
+            self.found.problems.append(f"{text.rstrip('.')} (variables cluster_kubeconfig, cluster_context).")
+            return self.found
+        if _version(self.found.version) < MINIMUM_VERSION:
+            self.found.problems.append(
+                f"the cluster runs Kubernetes {self.found.version}: upgrade it to v1.24 or newer."
+            )
+        checks: tuple[Callable[[Findings], None], ...] = (
+            self._login_and_permissions,
+            self._served_kinds,
+            self._storage,
+            self._capacity,
+            self._pod_security,
+            self._metrics,
+        )
+        results = [Findings() for _check in checks]
+        with ThreadPoolExecutor(len(checks)) as pool:
+            futures = [pool.submit(self._guarded, check, result) for check, result in zip(checks, results, strict=True)]
+            for future in futures:
+                future.result()
+        for result in results:
+            self.found.problems += result.problems
+            self.found.warnings += result.warnings
+        if any("login" in problem for problem in results[0].problems):
+            self.found.problems, self.found.warnings = results[0].problems, []
+        return self.found
+
+    def _guarded(self, check: Callable[[Findings], None], result: Findings) -> None:
+        """Run a check; what may not be read is a warning, whatever else fails a problem."""
+        try:
+            check(result)
+        except ApiError as error:
+            if error.status == 401:
+                return  # told once, by the login check
+            name = check.__name__.strip("_").replace("_", " ")
+            target = result.warnings if error.status == 403 else result.problems
+            target.append(f"{name} could not be checked: {error}")
+        except EngineError as error:
+            result.problems.append(str(error))
+        finally:
+            self.cluster.close()
+
+    def _login_and_permissions(self, found: Findings) -> None:
+        """What the roles apply is allowed; an administrator is asked for in one request."""
+        try:
+            if self._allowed("*", "*", "*", None):
+                return
+        except ApiError as error:
+            if error.status != 401:
+                raise
+            found.problems.append(
+                f"the cluster refuses the login of the kubeconfig: {error}."
+                " Renew its credentials, or set cluster_context to another context."
+            )
+            return
+        wanted: dict[tuple[str, str, str | None], set[str]] = {}
+        for manifest in self.manifests:
+            resource = self.cluster.resource(manifest.api_version, manifest.kind)
+            if resource:
+                key = (manifest.key[0], resource.plural, manifest.namespace if resource.namespaced else None)
+                verbs = {"list", "watch"} if manifest.key[0] in ("apps", "batch") else set()
+                wanted.setdefault(key, set(APPLY)).update(verbs)
+        for namespace in {manifest.namespace for manifest in self.manifests if manifest.namespace}:
+            for group, resource_name, verbs in ALSO_NEEDED:
+                wanted.setdefault((group, resource_name, namespace), set()).update(verbs)
+        questions = [
+            (group, name, namespace, verb) for (group, name, namespace), verbs in wanted.items() for verb in verbs
+        ]
+
+        def ask(question: tuple[str, str, str | None, str]) -> bool:
+            group, name, namespace, verb = question
+            return self._allowed(verb, group, name, namespace)
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(ask, questions))
+        denied: dict[tuple[str, str, str | None], list[str]] = {}
+        for (group, name, namespace, verb), allowed in zip(questions, answers, strict=True):
+            if not allowed:
+                denied.setdefault((group, name, namespace), []).append(verb)
+        found.problems += sorted(
+            f"no permission to {', '.join(sorted(verbs))} {name}{'.' + group if group else ''}"
+            f"{f' in namespace {namespace}' if namespace else ' (cluster-wide)'}: grant it to the kubeconfig's user."
+            for (group, name, namespace), verbs in denied.items()
+        )
+
+    def _allowed(self, verb: str, group: str, resource: str, namespace: str | None) -> bool:
+        resource, _, subresource = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": resource}
+        attributes |= {"subresource": subresource} if subresource else {}
+        attributes |= {"namespace": namespace} if namespace else {}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = self.cluster.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)[1]
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def _served_kinds(self, found: Findings) -> None:
+        """Kinds that the server does not know and that no CRD of ours will bring."""
+        ours = {
+            (body["spec"]["group"], body["spec"]["names"]["kind"])
+            for body in self.bodies
+            if body["kind"] == "CustomResourceDefinition"
+        }
+        kinds = {(manifest.api_version, manifest.kind): manifest for manifest in self.manifests}
+        for (api_version, kind), manifest in sorted(kinds.items()):
+            if (manifest.key[0], kind) not in ours and not self.cluster.resource(api_version, kind):
+                found.problems.append(
+                    f"{manifest}: the cluster does not serve {api_version} {kind}: install its operator."
+                )
+
+    def _storage(self, found: Findings) -> None:
+        """Named storage classes exist, or there is a default one; no volume is to shrink."""
+        claims = [
+            (f"{body['kind']} {body['metadata']['name']}", body, claim)
+            for body in self.bodies
+            for claim in (
+                body["spec"].get("volumeClaimTemplates") or []
+                if body["kind"] == "StatefulSet"
+                else [body]
+                if body["kind"] == "PersistentVolumeClaim"
+                else []
+            )
+        ]
+        if not claims:
+            return
+        items = self.cluster.request("GET", "/apis/storage.k8s.io/v1/storageclasses")[1].get("items") or []
+        names = sorted(item["metadata"]["name"] for item in items)
+        default = any(
+            (item["metadata"].get("annotations") or {}).get(key) == "true" for item in items for key in DEFAULT_CLASS
+        )
+        has = f"the cluster has: {', '.join(names) or 'none'}"
+        for owner, _body, claim in claims:
+            name = claim["spec"].get("storageClassName")
+            if name and name not in names:
+                found.problems.append(f"{owner}: StorageClass {name!r} does not exist (*_storage_class); {has}.")
+        without = [owner for owner, _body, claim in claims if claim["spec"].get("storageClassName") is None]
+        if without and not default:
+            found.problems.append(
+                f"{', '.join(without)}: no default StorageClass: name one in *_storage_class, or mark one; {has}."
+            )
+        for owner, body, claim in claims:
+            self._shrinking(found, owner, body, claim)
+
+    def _shrinking(self, found: Findings, owner: str, body: Body, claim: Body) -> None:
+        wanted_text = ((claim["spec"].get("resources") or {}).get("requests") or {}).get("storage", 0)
+        try:
+            wanted = quantity(wanted_text)
+        except EngineError as error:
+            found.problems.append(f"{owner}: volume {claim['metadata']['name']}: {error} (*_storage_size).")
+            return
+        namespace = body["metadata"].get("namespace", "default")
+        path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+        prefix = claim["metadata"]["name"]
+        if body["kind"] == "StatefulSet":
+            prefix += f"-{body['metadata']['name']}"
+        for item in self.cluster.request("GET", path)[1].get("items") or []:
+            if re.fullmatch(re.escape(prefix) + r"(-\d+)?", item["metadata"]["name"]):
+                live = item["spec"]["resources"]["requests"]["storage"]
+                if quantity(live) > wanted:
+                    found.problems.append(
+                        f"{owner}: volume {item['metadata']['name']} has {live} and cannot shrink to {wanted_text}:"
+                        " raise *_storage_size again."
+                    )
+
+    def _capacity(self, found: Findings) -> None:
+        """The requests of all pods fit beside those of others."""
+        nodes = self.cluster.request("GET", "/api/v1/nodes")[1].get("items") or []
+        lasting, passing = demands(self.bodies, len(nodes))
+        if not lasting and not passing:
+            return
+        room = usable_nodes(nodes, self._pods_of_others(), self.namespaces)
+        short = shortage(lasting, passing, room)
+        if short:
+            (found.problems if self.capacity_required else found.warnings).append(short)
+
+    def _pods_of_others(self) -> Iterable[Body]:
+        """Pods that run outside of our namespaces, page by page."""
+        fields = ["status.phase!=Succeeded", "status.phase!=Failed"]
+        fields += [f"metadata.namespace!={namespace}" for namespace in sorted(self.namespaces)]
+        query = {"fieldSelector": ",".join(fields), "limit": "500"}
+        while True:
+            page = self.cluster.request("GET", "/api/v1/pods", query=query)[1]
+            yield from page.get("items") or []
+            following = (page.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query["continue"] = following
+
+    def _pod_security(self, found: Findings) -> None:
+        """The admission that enforces Pod Security refuses a level that does not exist, where it is on."""
+        if not any("pod-security.kubernetes.io/enforce" in _labels(body) for body in self.bodies):
+            return
+        label = {"pod-security.kubernetes.io/enforce": "no-such-level"}
+        probe = {"metadata": {"generateName": "citadelbuy-preflight-", "labels": label}}
+        try:
+            self.cluster.request("POST", "/api/v1/namespaces", probe, query={"dryRun": "All"})
+        except ApiError as error:
+            if error.status == 403 and "no-such-level" not in str(error):
+                raise
+            return
+        found.warnings.append("Pod Security admission is off in this cluster: the namespaces' levels are not enforced.")
+
+    def _metrics(self, found: Findings) -> None:
+        """Autoscalers on CPU and memory need the metrics API."""
+        scalers = [body["metadata"]["name"] for body in self.bodies if body["kind"] == "HorizontalPodAutoscaler"]
+        if not scalers:
+            return
+        try:
+            self.cluster.request("GET", "/apis/metrics.k8s.io/v1beta1")
+        except ApiError as error:
+            if error.status not in (404, 503):
+                raise
+            found.warnings.append(
+                f"{', '.join(scalers)}: the cluster has no metrics API, nothing will scale: install metrics-server."
+            )
+
+
+def _labels(body: Body) -> dict[str, str]:
+    return body["metadata"].get("labels") or {}
+
+
+def _version(text: str) -> tuple[int, int]:
+    match = re.match(r"v?(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

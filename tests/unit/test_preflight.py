@@ -1,0 +1,321 @@
+"""Preflight: every folder of inputs it refuses or takes, and the clusters it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible.vars.manager import VariableManager
+from ansible_collections.citadelbuy.platform.plugins.action import preflight
+from ansible_collections.citadelbuy.platform.plugins.module_utils import capacity
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
+from conftest import ApiServer, free_port
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CASES = CHECKOUT / "tests/inventories"
+ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_text())["preflight_roles"]
+GIB = 2**30
+
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def inventory() -> tuple[DataLoader, dict[str, Any]]:
+    """The variables of the local inventory."""
+    loader = DataLoader()
+    manager = InventoryManager(loader, [str(CHECKOUT / "inventories/local")])
+    return loader, VariableManager(loader, manager).get_vars(host=manager.get_host("local"))
+
+
+@pytest.fixture
+def check(
+    inventory: tuple[DataLoader, dict[str, Any]], api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> Check:
+    """Run the action with variables on top of the local inventory's."""
+    monkeypatch.chdir(CHECKOUT)
+    loader, variables = inventory
+
+    def run(case: str | None = None, cluster: bool = True, capacity: bool = True, **more: Any) -> dict[str, Any]:
+        given = loader.load_from_file(str(CASES / case), trusted_as_template=True) if case else {}
+        everything = variables | {"cluster_kubeconfig": str(api_server.kubeconfig)} | given | more
+        args = {"roles": ROLES, "cluster": cluster, "capacity_required": capacity}
+        task = SimpleNamespace(args=args, async_val=0, check_mode=False, diff=False, action="preflight", _role=None)
+        templar = Templar(loader=loader, variables=everything)
+        action = preflight.ActionModule(task, MagicMock(), MagicMock(), loader, templar, MagicMock())
+        result = action.run(task_vars=everything)
+        result["text"] = result.get("problems") or (result["msg"] if result.get("failed") else "")
+        return result
+
+    return run
+
+
+def put_node(cluster, name: str, cpu: str, memory: str) -> None:
+    """A node that is Ready, as far as the API server knows."""
+    cluster.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
+    status = {
+        "allocatable": {"cpu": cpu, "memory": memory, "pods": "110"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    merge = "application/merge-patch+json"
+    cluster.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content=merge)
+    # The API server taints new nodes as not ready; here nobody takes that away.
+    cluster.request("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": None}}, content=merge)
+
+
+@pytest.fixture(autouse=True)
+def roomy(cluster) -> Iterator[None]:
+    """Two nodes of 2 cores and 4 GiB, and a default StorageClass."""
+    for name in ("a", "b"):
+        put_node(cluster, name, "2", "4Gi")
+    path = "/apis/storage.k8s.io/v1/storageclasses"
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
+    cluster.request(
+        "POST", path, {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.com/none"}
+    )
+    yield
+    for name in ("a", "b"):
+        cluster.request("DELETE", f"/api/v1/nodes/{name}")
+    cluster.request("DELETE", f"{path}/standard")
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in (CASES / "invalid").glob("*.yml")))
+def test_refused(check: Check, case: str) -> None:
+    result = check(f"invalid/{case}.yml")
+    expected = (CASES / f"invalid/{case}.expected").read_text().strip()
+    assert result.get("failed"), "nothing was found"
+    assert expected in result["text"]
+    assert len(result["text"].splitlines()) == (5 if case == "empty-secrets" else 1)
+    assert "vErY-sHoRt" not in str(result)
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in (CASES / "valid").glob("*.yml")))
+def test_taken(check: Check, case: str) -> None:
+    result = check(f"valid/{case}.yml")
+    assert not result.get("failed"), result["text"]
+    assert result["version"].startswith("v1.")
+
+
+def test_all_problems_are_told_at_once_inventory_and_cluster(check: Check) -> None:
+    text = check(redis_replicas="many", redis_replica=1, secrets_generate=False, cluster_kubeconfig="/nope")["text"]
+    for part in ("redis_replicas", "unknown variable redis_replica:", "secrets_jwt_secret is empty", "/nope"):
+        assert part in text
+
+
+def test_an_inventory_can_be_checked_without_its_cluster(check: Check) -> None:
+    assert not check(cluster=False, cluster_kubeconfig="/nope").get("failed")
+
+
+def test_a_template_error_is_found_before_anything_is_applied(check: Check, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "roles/broken/templates"
+    folder.mkdir(parents=True)
+    (folder / "10-a.yaml.j2").write_text("kind: ConfigMap\nname: {{ broken_nmae }}\n")
+    (folder / "20-b.yaml.j2").write_text("{% if %}\n")
+    real = preflight.ActionModule._roles
+
+    def with_broken(self):
+        return real(self) | {"postgres": preflight.Role(name="broken", path=folder.parent)}
+
+    monkeypatch.setattr(preflight.ActionModule, "_roles", with_broken)
+    text = check()["text"]
+    assert "10-a.yaml.j2" in text
+    assert "broken_nmae" in text
+    assert "20-b.yaml.j2" in text
+
+
+def test_a_wrong_context_lists_the_others(check: Check) -> None:
+    assert "it has: admin, nobody" in check(cluster_context="prod")["text"]
+
+
+def test_an_api_that_does_not_answer_is_one_problem(check: Check, tmp_path: Path, api_server: ApiServer) -> None:
+    config = yaml.safe_load(api_server.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    result = check(cluster_kubeconfig=str(tmp_path / "kubeconfig"))
+    assert len(result["text"].splitlines()) == 1
+    assert "Connection refused" in result["text"]
+
+
+def test_a_login_that_is_refused_is_one_problem(check: Check, tmp_path: Path, api_server: ApiServer) -> None:
+    config = yaml.safe_load(api_server.kubeconfig.read_text())
+    config["users"][0]["user"]["token"] = "stale-token"
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    text = check(cluster_kubeconfig=str(tmp_path / "kubeconfig"))["text"]
+    assert len(text.splitlines()) == 1
+    assert "login" in text
+    assert "Unauthorized" in text or "401" in text
+    assert "stale-token" not in text
+
+
+def test_missing_permissions_are_named(check: Check) -> None:
+    result = check(cluster_context="nobody")
+    assert "no permission to create, get, patch secrets in namespace citadelbuy" in result["text"]
+    assert "no permission to create, get, patch namespaces (cluster-wide)" in result["text"]
+    assert "no permission to create pods/exec in namespace citadelbuy" in result["text"]
+    assert any("capacity could not be checked" in warning for warning in result["warnings"])
+
+
+def test_just_enough_permissions_are_enough(check: Check, cluster) -> None:
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch", "create", "patch"]}]
+    cluster.request("POST", f"{rbac}/clusterroles", {"metadata": {"name": "deployer"}, "rules": everything})
+    binding = {
+        "metadata": {"name": "deployer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "deployer"},
+        "subjects": [{"kind": "User", "name": "nobody", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    cluster.request("POST", f"{rbac}/clusterrolebindings", binding)
+    try:
+        result = check(cluster_context="nobody")
+    finally:
+        cluster.request("DELETE", f"{rbac}/clusterrolebindings/deployer")
+        cluster.request("DELETE", f"{rbac}/clusterroles/deployer")
+    assert not result.get("failed"), result["text"]
+
+
+def test_no_default_storage_class(check: Check, cluster) -> None:
+    path = "/apis/storage.k8s.io/v1/storageclasses/standard"
+    merge = "application/merge-patch+json"
+    cluster.request("PATCH", path, {"metadata": {"annotations": None}}, content=merge)
+    text = check()["text"]
+    assert "StatefulSet postgres, StatefulSet redis, StatefulSet elasticsearch: no default StorageClass" in text
+    assert "the cluster has: standard" in text
+
+
+def test_a_volume_cannot_shrink(check: Check, cluster) -> None:
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shrink"}})
+    claim = {
+        "metadata": {"name": "data-postgres-0"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "20Gi"}}},
+    }
+    cluster.request("POST", "/api/v1/namespaces/shrink/persistentvolumeclaims", claim)
+    text = check(platform_namespace="shrink", postgres_storage_size="19Gi")["text"]
+    assert "volume data-postgres-0 has 20Gi and cannot shrink to 19Gi" in text
+    assert not check(platform_namespace="shrink", postgres_storage_size="20Gi").get("failed")
+
+
+def test_pods_of_others_take_room_and_our_own_do_not(check: Check, cluster, namespace: str) -> None:
+    def put_pod(space: str) -> None:
+        container = {"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "1900m"}}}
+        for node in ("a", "b"):
+            body = {"metadata": {"name": f"big-{node}"}, "spec": {"nodeName": node, "containers": [container]}}
+            cluster.request("POST", f"/api/v1/namespaces/{space}/pods", body)
+
+    put_pod(namespace)
+    assert "too small" in check()["text"]
+    assert any("too small" in warning for warning in check(capacity=False)["warnings"])
+    assert not check(platform_namespace=namespace).get("failed")
+
+
+def test_a_cordoned_node_takes_no_pods(check: Check, cluster) -> None:
+    for name in ("a", "b"):
+        merge = "application/merge-patch+json"
+        cluster.request("PATCH", f"/api/v1/nodes/{name}", {"spec": {"unschedulable": True}}, content=merge)
+    assert "no node that is Ready and takes pods" in check()["text"]
+
+
+def test_a_missing_metrics_api_is_a_warning(check: Check) -> None:
+    assert any("citadelbuy-api-hpa" in text and "metrics-server" in text for text in check()["warnings"])
+
+
+def test_an_old_cluster_is_refused() -> None:
+    cluster = MagicMock(server="https://old")
+    cluster.request.return_value = (200, {"gitVersion": "v1.23.17-eks"})
+    assert "upgrade it to v1.24" in ClusterChecks(cluster, []).run().problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("500m", 0.5),
+        ("2", 2),
+        (2, 2),
+        ("1.5", 1.5),
+        ("1Gi", GIB),
+        ("128974848", 128974848),
+        ("1e3", 1000),
+        ("1k", 1000),
+    ],
+)
+def test_quantities(text: Any, value: float) -> None:
+    assert float(capacity.quantity(text)) == value
+
+
+def demand(cpu: float, owner: str = "Deployment d", **spec: Any) -> capacity.Demand:
+    return capacity.Demand(owner, capacity.Size(capacity.Decimal(str(cpu)), capacity.Decimal(GIB), 1), spec)
+
+
+def node(name: str, cpu: float, **more: Any) -> capacity.Node:
+    free = capacity.Size(capacity.Decimal(str(cpu)), capacity.Decimal(64 * GIB), 110)
+    return capacity.Node(name, free, **more)
+
+
+def test_the_sum_may_fit_where_no_node_has_room() -> None:
+    assert capacity.shortage([demand(0.7)] * 3, [], [node("a", 1.4), node("b", 0.7)]) is None
+    text = capacity.shortage([demand(0.7)] * 3, [], [node("a", 1.05), node("b", 1.05)])
+    assert "fits on no node" in str(text)
+
+
+def test_only_the_largest_passing_pod_counts() -> None:
+    assert capacity.shortage([demand(1)], [demand(0.5), demand(0.5)], [node("a", 1.5)]) is None
+    assert "Job migrate" in str(capacity.shortage([demand(1)], [demand(0.6, "Job migrate")], [node("a", 1.5)]))
+
+
+def test_taints_keep_pods_away() -> None:
+    taint = {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}
+    tainted = [node("a", 4, taints=[taint])]
+    assert "taints" in str(capacity.shortage([demand(1)], [], tainted))
+    tolerant = demand(1, tolerations=[{"operator": "Exists"}])
+    assert capacity.shortage([tolerant], [], tainted) is None
+
+
+def test_requests_of_a_pod() -> None:
+    def container(cpu: str, **more: Any) -> dict[str, Any]:
+        return {"resources": {"requests": {"cpu": cpu}}} | more
+
+    spec = {
+        "initContainers": [container("100m", restartPolicy="Always"), container("900m")],
+        "containers": [container("200m"), {"resources": {"limits": {"cpu": "300m"}}}],
+    }
+    assert capacity.pod_size(spec).cpu == capacity.Decimal("1.0")
+
+
+def play(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the playbook as a user does."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/preflight.yml", *arguments]
+    env = os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, env=env)
+
+
+def test_the_playbook_tells_all_and_has_changed_nothing() -> None:
+    done = play("-e", "cluster_kubeconfig=/nope", "-e", "redis_replicas=abc", "--check")
+    assert done.returncode == 2
+    assert "Preflight found 2 problems, nothing was changed." in done.stdout + done.stderr
+    assert "- variable redis_replicas (set by cli option" in done.stdout or "- variable redis_replicas" in done.stdout
+    assert "kubeconfig /nope does not exist" in done.stdout
+    assert "changed=0" in done.stdout
+
+
+def test_a_missing_vault_password_is_one_clear_error(tmp_path: Path) -> None:
+    vault = str(Path(sys.executable).with_name("ansible-vault"))
+    shutil.copytree(CHECKOUT / "inventories/local", tmp_path / "inventory")
+    secret = tmp_path / "inventory/group_vars/clusters/secrets.yml"
+    secret.write_text("secrets_jwt_secret: vErY-sHoRt\n")
+    (tmp_path / "password").write_text("x\n")
+    encrypt = [vault, "encrypt", "--vault-password-file", str(tmp_path / "password"), str(secret)]
+    subprocess.run(encrypt, check=True, capture_output=True)
+    done = play("-i", str(tmp_path / "inventory"))
+    assert done.returncode != 0
+    errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("[ERROR]", "[WARNING]"))]
+    assert errors == ["[ERROR]: Attempting to decrypt but no vault secrets found."]
