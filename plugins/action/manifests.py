@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
             changes = [item for item in outcome.applied if item.action != "unchanged"]
             result["diff"] = [diff.yaml_diff(item.before, item.after, str(item.manifest)) for item in changes]
         if outcome.errors:
-            return result | {"failed": True, "msg": "\n".join(outcome.errors)}
+            return result | {"failed": True, "msg": "\n".join(dict.fromkeys(outcome.errors))}
         if args["wait"] and not check:
             targets = targets_of(item.after for item in outcome.applied)
             try:

@@ -33,9 +33,8 @@ class ActionModule(ActionBase):
         settings = Settings(self._templar, task_vars)
         try:
             cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-            targets = find_workloads(
-                cluster, [applyset.applyset_id(role, settings.namespace) for role in args["roles"]]
-            )
+            ids = [applyset.applyset_id(role, settings.namespace) for role in args["roles"]]
+            targets = find_workloads(cluster, ids, settings.namespace)
             Waiter(cluster, args["timeout"] or settings.wait_timeout).wait(targets)
         except EngineError as error:
             raise AnsibleActionFail(str(error)) from None

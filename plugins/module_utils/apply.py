@@ -118,10 +118,11 @@ class Applier:
 
         :param after_rank: called with a rank's list of Applied before the next rank starts (waits for CRDs).
         """
+        self.cluster.resource("v1", "Namespace")  # an unreachable server ends it here, once
         for manifest in manifests:
             if manifest.kind == "Secret":
                 self.outcome.secret_values |= diff.secret_values(manifest.body)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(min(THREADS, len(manifests) // 2 + 1)) as pool:
             for rank in (0, 1, 2):
                 members = [manifest for manifest in manifests if _rank(manifest.kind) == rank]
                 if not members:

@@ -27,6 +27,7 @@ import yaml
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 60.0  # seconds; also how long a watch may stay silent before it is opened anew
+LOG_TIMEOUT = 5.0  # seconds; a log goes through a kubelet that may be gone
 RETRY_FOR = 15.0  # seconds an API server that answered before may be away while applying
 BROKEN = (OSError, http.client.HTTPException)
 
@@ -217,14 +218,15 @@ def _run_exec_plugin(spec: dict[str, Any], file: Path, cluster: str) -> dict[str
 
 
 class _TLSConnection(http.client.HTTPSConnection):
-    """HTTPS that can check the certificate against another name than the one dialled (tls-server-name)."""
+    """HTTPS that resumes a TLS session, and can check the certificate against another name (tls-server-name)."""
 
     server_name: str | None = None
+    session: ssl.SSLSession | None = None
 
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
         name = self.server_name or getattr(self, "_tunnel_host", None) or self.host
-        self.sock = self._context.wrap_socket(self.sock, server_hostname=name)
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=name, session=self.session)
 
 
 class Cluster:
@@ -240,6 +242,7 @@ class Cluster:
         self._credentials = credentials
         self._local = threading.local()
         self._answered = False
+        self._session: ssl.SSLSession | None = None
         self._kinds: dict[str, dict[str, Resource]] = {}
         self._kinds_lock = threading.Lock()
 
@@ -262,6 +265,7 @@ class Cluster:
         if secure:
             connection = _TLSConnection(*dial, timeout=CONNECT_TIMEOUT, context=self._credentials.tls)
             connection.server_name = self._credentials.tls_server_name
+            connection.session = self._session
         else:
             connection = http.client.HTTPConnection(*dial, timeout=CONNECT_TIMEOUT)
         if via:
@@ -291,16 +295,20 @@ class Cluster:
         headers = self._credentials.headers | {"Accept": "*/*" if text else "application/json"}
         if data is not None:
             headers["Content-Type"] = content
-        give_up = time.monotonic() + RETRY_FOR
+        give_up = time.monotonic() + (0 if text else RETRY_FOR)
         while True:
             fresh = getattr(self._local, "connection", None) is None
             try:
                 if fresh:
                     self._local.connection = self._connect(READ_TIMEOUT)
                 connection, prefix = self._local.connection
+                if text and connection.sock:
+                    connection.sock.settimeout(LOG_TIMEOUT)
                 connection.request(method, prefix + target, body=data, headers=headers)
                 response = connection.getresponse()
                 raw = response.read()
+                if text and connection.sock:
+                    connection.sock.settimeout(READ_TIMEOUT)
             except ssl.SSLCertVerificationError as error:
                 raise Unreachable(
                     f"cluster {self.name}: {self.server} is not trusted: {error.verify_message}."
@@ -313,10 +321,14 @@ class Cluster:
                 if fresh:
                     time.sleep(0.3)
                 continue
-            self._answered = True
+            if not self._answered:
+                self._answered, self._session = True, getattr(connection.sock, "session", None)
             if response.status in (429, 503, 504) and time.monotonic() < give_up:
                 time.sleep(min(float(response.getheader("Retry-After") or 1), 5))
                 continue
+            if response.status == 401:
+                message = f"cluster {self.name}: {self.server} does not accept the kubeconfig's login: renew it (401)"
+                raise ApiError(401, {"message": message})
             if response.status >= 400:
                 raise ApiError(response.status, _status(raw))
             if text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -76,14 +77,21 @@ def targets_of(bodies: Iterable[Body]) -> list[Target]:
     ]
 
 
-def find_workloads(cluster: Cluster, set_ids: Iterable[str]) -> list[Target]:
-    """The workloads, in all namespaces, that sets have applied, by their ApplySet label."""
+def find_workloads(cluster: Cluster, set_ids: Iterable[str], namespace: str) -> list[Target]:
+    """The workloads that sets have applied, by their ApplySet label.
+
+    :param namespace: where to look when the user may not list all namespaces.
+    """
     selector = f"{applyset.PART_OF} in ({','.join(sorted(set_ids))})"
-    return [
-        target
-        for kind in applyset.WORKLOADS
-        for target in targets_of(cluster.list(KINDS[kind], labelSelector=selector)["items"])
-    ]
+    found: list[Target] = []
+    for kind in applyset.WORKLOADS:
+        try:
+            found += targets_of(cluster.list(KINDS[kind], labelSelector=selector)["items"])
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            found += targets_of(cluster.list(KINDS[kind], namespace, labelSelector=selector)["items"])
+    return found
 
 
 def progress(body: Body, binds_later: Callable[[Body], bool] = lambda _claim: False) -> tuple[bool, str]:
@@ -175,14 +183,14 @@ class Waiter:
             return
         feed: queue.Queue[tuple[str, Any]] = queue.Queue()
         stop = threading.Event()
-        for resource, namespace, query in self._feeds(pending):
-            threading.Thread(target=self._follow, args=(resource, namespace, query, feed, stop), daemon=True).start()
+        for resource, namespace in self._feeds(pending):
+            threading.Thread(target=self._follow, args=(resource, namespace, feed, stop), daemon=True).start()
         try:
             self._until_ready(pending, feed)
         finally:
             stop.set()
 
-    def _feeds(self, pending: list[Target]) -> list[tuple[Resource, str | None, dict[str, str]]]:
+    def _feeds(self, pending: list[Target]) -> set[tuple[Resource, str | None]]:
         """What to watch: each kind and namespace that is waited for, and the pods and warnings that explain it."""
         feeds = {(KINDS[target.kind], target.namespace) for target in pending}
         for target in pending:
@@ -192,29 +200,23 @@ class Waiter:
                 feeds.add((REPLICA_SET, target.namespace))
             if target.kind == "PersistentVolumeClaim":
                 feeds.add((EVENT, target.namespace))
-        return [(resource, namespace, {}) for resource, namespace in feeds]
+        return feeds
 
     def _follow(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        query: dict[str, str],
-        feed: queue.Queue[tuple[str, Any]],
-        stop: threading.Event,
+        self, resource: Resource, namespace: str | None, feed: queue.Queue[tuple[str, Any]], stop: threading.Event
     ) -> None:
         """Feed a collection's state and changes into the queue; survives a lost watch and a restarted server."""
         while not stop.is_set():
             try:
-                answer = self.cluster.list(resource, namespace, **query)
+                answer = self.cluster.list(resource, namespace)
                 feed.put(("LIST", (resource.kind, namespace, answer["items"])))
-                for event, body in self.cluster.watch(
-                    resource, namespace, answer["metadata"]["resourceVersion"], stop, **query
-                ):
+                for event, body in self.cluster.watch(resource, namespace, answer["metadata"]["resourceVersion"], stop):
                     if event != "BOOKMARK":
                         feed.put((event, body))
             except ApiError as error:
                 if error.status in (401, 403):
-                    feed.put(("DENIED", f"waiting needs to list and watch {resource.plural}: {error}"))
+                    if resource.kind in KINDS:  # pods and events only explain a failure
+                        feed.put(("DENIED", f"waiting needs to list and watch {resource.plural}: {error}"))
                     return
                 stop.wait(1)
             except (EngineError, *BROKEN):
@@ -274,8 +276,10 @@ class Waiter:
         if not name:
             return False
         if name not in self._classes:
-            live = self.cluster.get(STORAGE_CLASS, None, name) or {}
-            self._classes[name] = live.get("volumeBindingMode") == "WaitForFirstConsumer"
+            live: Body | None = None
+            with contextlib.suppress(ApiError):  # a deployer may not be allowed to read it
+                live = self.cluster.get(STORAGE_CLASS, None, name)
+            self._classes[name] = (live or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
         return self._classes[name]
 
     # Why a target will not become ready: (reason, pod that shows it), or None while there is hope.

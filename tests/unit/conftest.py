@@ -6,10 +6,12 @@ Binaries come from the folder that CITADELBUY_BINARIES names, else from the newe
 from __future__ import annotations
 
 import base64
+import ctypes
 import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -56,6 +58,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def die_with_parent() -> None:
+    """In a child process: be killed when the test run is, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class ApiServer:
     """The processes of a control plane without nodes."""
 
@@ -76,7 +83,7 @@ class ApiServer:
         """Start a process; its output goes to a log file in the folder."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [self.bin / name, *arguments], stdout=log, stderr=log, cwd=self.folder
+                [self.bin / name, *arguments], stdout=log, stderr=log, cwd=self.folder, preexec_fn=die_with_parent
             )
 
     def start(self) -> None:

@@ -135,7 +135,7 @@ def test_all_kinds_at_once(deploy, kubelet, settle, cluster):
         JOB.replace("{{ name }}", "migrate").replace("{{ restart | default('Always') }}", "Never"),
     ]
     assert settle(deploy("---\n".join(texts))) < 15
-    found = find_workloads(cluster, [applyset.applyset_id("test", deploy.namespace)])
+    found = find_workloads(cluster, [applyset.applyset_id("test", deploy.namespace)], "default")
     assert sorted(target.kind for target in found) == ["Deployment", "Job", "StatefulSet"]
     began = time.monotonic()
     Waiter(cluster, 5).wait(found)
