@@ -221,6 +221,10 @@ class Waiter:
                 stop.wait(1)
             except (EngineError, *BROKEN):
                 stop.wait(0.5)
+            except Exception as error:
+                # A thread that ended in silence would be waited for until the time-out.
+                feed.put(("BROKEN", error))
+                return
 
     def _until_ready(self, pending: list[Target], feed: queue.Queue[tuple[str, Any]]) -> None:
         heard: set[tuple[str, str | None]] = set()
@@ -248,6 +252,8 @@ class Waiter:
         """Put one queue item into the store."""
         event, value = item
         objects = self._store.objects
+        if event == "BROKEN":
+            raise value
         if event == "DENIED":
             raise Failed(f"cluster {self.cluster.name}: {value}")
         if event == "LIST":

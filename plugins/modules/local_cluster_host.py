@@ -86,7 +86,6 @@ CGROUP = Path("/sys/fs/cgroup")
 NETNS = Path("/run/netns")
 FABRIC_ADDRESS = "10.89.0.1/24"
 PREFIX_LENGTH = 24
-SERVICE_NETWORK = "10.96.0.0/16"
 END_TIMEOUT = 30.0
 """Seconds that killed processes may take to be gone."""
 LOG_LINES = 15
@@ -207,6 +206,11 @@ class Host:
         self.end_processes()
         if not self.done("started the supervisor"):
             return
+        folders = [self.state_dir / "nodes" / node["name"] for node in self.nodes]
+        if not (folders[0] / "joined").exists():
+            # Without its control plane there is no cluster that the others could be members of.
+            for folder in folders:
+                (folder / "joined").unlink(missing_ok=True)
         groups = [root / "citadelbuy" / self.name / "supervisor" for root in cgroup_hierarchies()]
         for group in groups:
             make_cgroup(group)
@@ -269,6 +273,9 @@ class Host:
             run("ip", "-n", fabric, "link", "add", "nodes", "type", "bridge")
             run("ip", "-n", fabric, "link", "set", "nodes", "up")
             run("ip", "-n", fabric, "address", "add", FABRIC_ADDRESS, "dev", "nodes")
+            # There is no way out of the cluster: its gateway says so at once, instead of dropping packets.
+            run("ip", "-n", fabric, "route", "add", "unreachable", "default")
+            self.forward(fabric)
         for node in self.nodes:
             self.make_namespace(node["name"])
             self.join_node(node)
@@ -293,11 +300,13 @@ class Host:
         run("ip", "-n", fabric, "link", "set", node["name"], "master", "nodes", "up")
         run("ip", "-n", name, "address", "add", f"{node['address']}/{PREFIX_LENGTH}", "dev", "eth0")
         run("ip", "-n", name, "link", "set", "eth0", "up")
-        # A node's own connection to a service needs a route before it is translated to a pod's address.
-        run("ip", "-n", name, "route", "replace", SERVICE_NETWORK, "via", FABRIC_ADDRESS.partition("/")[0])
-        # There is no way out of the cluster: say so at once, instead of dropping packets.
-        run("ip", "-n", name, "route", "replace", "unreachable", "default")
-        run("nsenter", f"--net={NETNS / name}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        run("ip", "-n", name, "route", "replace", "default", "via", FABRIC_ADDRESS.partition("/")[0])
+        self.forward(name)
+
+    @staticmethod
+    def forward(namespace: str) -> None:
+        """Let a network namespace pass on packets that are not for itself."""
+        run("nsenter", f"--net={NETNS / namespace}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
     def route_pods(self, node: dict[str, str]) -> None:
         """Route the pod networks of all other nodes from this one."""
@@ -433,7 +442,7 @@ def main() -> None:
         else:
             host.make_absent()
     except (HostError, OSError) as error:
-        module.fail_json(msg=f"embedded cluster {host.name}: {error}", actions=host.actions)
+        module.fail_json(msg=f"embedded cluster {host.name}: {error}")
     module.exit_json(changed=bool(host.actions), actions=host.actions)
 
 
