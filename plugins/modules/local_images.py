@@ -120,7 +120,7 @@ from ansible.module_utils.basic import AnsibleModule
 FORMAT = f"1 {platform.machine()}"
 """Part of every key; a change in how images are built needs another number."""
 
-IGNORED = frozenset({"node_modules", "__pycache__", ".pytest_cache", "coverage", "README.md"})
+IGNORED = frozenset({"node_modules", "__pycache__", ".pytest_cache", ".ruff_cache", "coverage", "README.md"})
 """Names of files and folders that are no part of an image."""
 
 PROGRAMS = ("buildah", "mmdebstrap", "unshare")

@@ -71,7 +71,7 @@ def test_key_follows_the_base(root: Path) -> None:
     assert {name for name in after if after[name] != before[name]} == {"base", "a", "b"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "node_modules/x", "__pycache__/x"])
+@pytest.mark.parametrize("name", ["README.md", "node_modules/x", "__pycache__/x", ".ruff_cache/x"])
 def test_key_ignores_what_is_no_part_of_an_image(root: Path, name: str) -> None:
     before = keys(root)
     (root / "a" / name).parent.mkdir(exist_ok=True)
