@@ -1,0 +1,69 @@
+# `make up` deploys the platform on a cluster of its own, `make test` proves the project. Both set up what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+CACHE := $(or $(CITADELBUY_CACHE),$(HOME)/.cache/citadelbuy)
+# Shared by all checkouts with the same requirements.
+VENV := $(CACHE)/venv-$(shell { cat requirements.txt; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-12)
+STAMP := $(VENV)/.complete
+INVENTORY ?= inventories/local
+# More arguments for ansible-playbook: make up ARGS="-e local_cluster_nodes=3"
+ARGS ?=
+
+export CITADELBUY_CACHE := $(CACHE)
+export PATH := $(VENV)/bin:$(PATH)
+
+.PHONY: help
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: up
+up: $(STAMP) ## The platform on a cluster of its own, verified; from any state
+	@ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i $(INVENTORY) $(ARGS)
+
+.PHONY: down
+down: $(STAMP) ## That cluster and its data gone
+	@ansible-playbook playbooks/local_cluster_down.yml -i $(INVENTORY) $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Everything below
+	@python tests/run.py lint unit render molecule
+
+.PHONY: lint unit render molecule
+lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
+unit: $(STAMP) ## The engine against a real API server, preflight, images
+render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
+molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
+lint unit render molecule:
+	@python tests/run.py $@
+
+.PHONY: test-local-cluster
+test-local-cluster: $(STAMP) ## The embedded cluster from every leftover state (ten minutes; needs no deployed platform)
+	@python -m pytest tests/local_cluster
+
+.PHONY: venv
+venv: $(STAMP) ## The Python environment, as .venv
+
+$(STAMP):
+	@mkdir -p "$(CACHE)"
+	exec 9>"$(VENV).lock"
+	flock 9
+	if [[ ! -e "$@" ]]; then
+	    "$(PYTHON)" -c 'import ensurepip' 2>/dev/null || {
+	        echo "Installing python3-venv"
+	        apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3 python3-venv >/dev/null \
+	            || { echo "Python's venv is missing: install Debian's python3-venv as root" >&2; exit 1; }
+	    }
+	    "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	        || { echo "$$("$(PYTHON)" -V) is too old: 3.11 or newer is needed, name it with PYTHON=..." >&2; exit 1; }
+	    echo "Making the Python environment $(VENV) (a minute, once)"
+	    "$(PYTHON)" -m venv --clear "$(VENV)"
+	    "$(VENV)/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
+	    touch "$@"
+	fi
+	# A real .venv of somebody's own is left alone.
+	if [[ -L .venv || ! -e .venv ]]; then ln -sfn "$(VENV)" .venv; fi
