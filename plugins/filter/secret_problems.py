@@ -36,7 +36,8 @@ EXAMPLES = """
     that: problems | length == 0
     fail_msg: "{{ problems | join('\\n') }}"
   vars:
-    problems: "{{ {'secrets_jwt_secret': secrets_jwt_secret} | citadelbuy.platform.secret_problems(secrets_third_party) }}"
+    values: {secrets_jwt_secret: "{{ secrets_jwt_secret }}"}
+    problems: "{{ values | citadelbuy.platform.secret_problems(secrets_third_party) }}"
 """
 RETURN = """
 _value:
@@ -79,7 +80,9 @@ def secret_problems(
 ) -> list[str]:
     """One sentence a problem, in the order given."""
     if not isinstance(secrets, Mapping) or not isinstance(third_party or {}, Mapping):
-        raise AnsibleFilterError("secret_problems: secrets and third-party keys must be dictionaries of name and value.")
+        raise AnsibleFilterError(
+            "secret_problems: secrets and third-party keys must be dictionaries of name and value."
+        )
     found = []
     for name, value in secrets.items():
         problem = None if generate and value in (None, "") else value_problem(name, value)

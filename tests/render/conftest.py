@@ -1,0 +1,77 @@
+"""Every inventory rendered once, and the API server of the unit tests with the platform's namespaces in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import rendering
+import schemas
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
+
+_spec = importlib.util.spec_from_file_location("unit_conftest", rendering.CHECKOUT / "tests/unit/conftest.py")
+unit = importlib.util.module_from_spec(_spec)
+sys.modules["unit_conftest"] = unit
+with warnings.catch_warnings():  # it prepares the collections again
+    warnings.simplefilter("ignore")
+    _spec.loader.exec_module(unit)
+
+KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
+
+
+@pytest.fixture(scope="session", params=rendering.INVENTORIES)
+def inventory(request: pytest.FixtureRequest) -> list[rendering.Rendered]:
+    """All sets of an inventory, rendered."""
+    return list(rendering.render_inventory(request.param))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real API server with the namespaces and service accounts of the platform."""
+    server = unit.ApiServer(tmp_path_factory.mktemp("control-plane"))
+    try:
+        server.start()
+        cluster = Cluster.from_kubeconfig("test", str(server.kubeconfig))
+        foreseen = Foreseen(tmp_path_factory.mktemp("foreseen"))
+        for rendered in rendering.render_inventory("prod"):
+            first = [item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount")]
+            assert Applier(cluster, foreseen).apply(first).errors == []
+        yield cluster
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def schema_folder(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Schemas of exactly the version of Kubernetes that is tested with."""
+    folder = tmp_path_factory.mktemp("schemas")
+    text = cluster.request("GET", "/openapi/v2", text=True)[1]
+    assert schemas.write_schemas(json.loads(text), folder) > 50
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kubeconform() -> str:
+    """The program: from PATH, else from the cache, where Go puts it the first time."""
+    cache = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+    place = cache / "tools" / KUBECONFORM.rpartition("@")[2]
+    found = shutil.which("kubeconform") or shutil.which("kubeconform", path=str(place))
+    if found:
+        return found
+    if not shutil.which("go"):
+        pytest.skip("neither kubeconform nor go is on the PATH")
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["go", "install", KUBECONFORM], env=os.environ | {"GOBIN": str(place)}, check=True)
+    return str(place / "kubeconform")

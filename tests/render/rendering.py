@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Render every role of every inventory, without a cluster.
+
+    rendering.py FOLDER [INVENTORY ...]    write FOLDER/<inventory>/<cluster>/<role>/<kind>-<name>.yaml
+
+Secrets are never taken from an inventory: made-up values stand in for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+from ansible.vars.manager import VariableManager
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+init_plugin_loader([str(CHECKOUT / "collections")])
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.render import (  # noqa: E402
+    Manifest,
+    find_templates,
+    render,
+)
+
+INVENTORIES = sorted(path.name for path in (CHECKOUT / "inventories").iterdir() if (path / "hosts.yml").exists())
+ROLES = ("namespaces", "secrets", "configuration", "postgres", "redis", "elasticsearch", "applications")
+# Set name, and where its templates are below the role.
+SETS = {role: [(role, "templates")] for role in ROLES} | {
+    "applications": [("applications-migration", "templates/migration"), ("applications", "templates")]
+}
+STAND_INS = {
+    f"secrets_{name}": "rendered-without-the-real-value-of-this-secret"
+    for name in ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors, keys in the template's order."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@dataclass
+class Rendered:
+    """The manifests of one set for one cluster."""
+
+    inventory: str
+    cluster: str
+    role: str
+    set_name: str
+    manifests: list[Manifest]
+
+
+def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
+    """Render all roles for all clusters of an inventory, labelled as the engine does it.
+
+    :param overrides: variables that win over the inventory's, as `-e` does.
+    """
+    loader = DataLoader()
+    hosts = InventoryManager(loader, sources=[str(CHECKOUT / "inventories" / inventory / "hosts.yml")])
+    manager = VariableManager(loader, hosts)
+    for host in hosts.get_hosts("clusters"):
+        inherited = manager.get_vars(host=host)
+        for role in ROLES:
+            folder = CHECKOUT / "roles" / role
+            defaults = loader.load_from_file(str(folder / "defaults/main.yml"), trusted_as_template=True) or {}
+            variables = defaults | inherited | {"role_path": str(folder)} | STAND_INS | overrides
+            for set_name, templates in SETS[role]:
+                templar = Templar(loader=loader, variables=variables)
+                files = find_templates([templates], [folder])
+                manifests = render(templar, files, variables, [str(folder), str(folder / "templates")])
+                applyset.add_labels(manifests, applyset.applyset_id(set_name, "citadelbuy"), host.name)
+                applyset.leave_replicas_to_autoscalers(manifests)
+                yield Rendered(inventory, host.name, role, set_name, manifests)
+
+
+def write(rendered: Rendered, folder: Path) -> list[Path]:
+    """Write each manifest to a file of its own."""
+    place = folder / rendered.inventory / rendered.cluster / rendered.role
+    place.mkdir(parents=True, exist_ok=True)
+    files = []
+    for manifest in rendered.manifests:
+        file = place / f"{manifest.kind}-{manifest.name}.yaml".lower()
+        body = yaml.dump(
+            json.loads(json.dumps(manifest.body)), Dumper=_Dumper, sort_keys=False, explicit_start=True, width=140
+        )
+        file.write_text(body, encoding="utf-8")
+        files.append(file)
+    return files
+
+
+def main() -> int:
+    """Write the files and say how many."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("inventories", nargs="*", default=INVENTORIES, help="default: all")
+    arguments = parser.parse_args()
+    for inventory in arguments.inventories:
+        files = [file for rendered in render_inventory(inventory) for file in write(rendered, arguments.folder)]
+        print(f"{inventory}: {len(files)} objects")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

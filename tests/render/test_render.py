@@ -1,0 +1,229 @@
+"""Every inventory's manifests: valid, complete, accepted by a real API server, and of the agreed size."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rendering
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
+from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
+
+Sets = list[rendering.Rendered]
+
+
+def manifests(inventory: Sets, *kinds: str) -> list[Manifest]:
+    """The manifests of some kinds."""
+    return [item for rendered in inventory for item in rendered.manifests if not kinds or item.kind in kinds]
+
+
+def containers(inventory: Sets) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All containers with a name for messages."""
+    for manifest in manifests(inventory, *WORKLOADS):
+        pod = pod_template(manifest.body)["spec"]
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            yield f"{manifest}/{container['name']}", container
+
+
+def test_kubeconform(inventory: Sets, kubeconform: str, schema_folder: Path, tmp_path: Path) -> None:
+    for rendered in inventory:
+        rendering.write(rendered, tmp_path)
+    location = f"{schema_folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+    done = subprocess.run(
+        [kubeconform, "-summary", "-schema-location", location, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(manifests(inventory))} resources found" in done.stdout
+    assert "Skipped: 0" in done.stdout
+
+
+def test_api_server_accepts_everything(inventory: Sets, cluster: Cluster, tmp_path: Path) -> None:
+    for rendered in inventory:
+        outcome = Applier(cluster, Foreseen(tmp_path / "foreseen"), check=True).apply(rendered.manifests)
+        assert outcome.errors == []
+        assert len(outcome.applied) == len(rendered.manifests)
+
+
+def test_pods_pass_pod_security_restricted(inventory: Sets, cluster: Cluster) -> None:
+    for manifest in manifests(inventory, *WORKLOADS):
+        template = pod_template(manifest.body)
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"{manifest.name}-test", "labels": template["metadata"]["labels"]},
+            "spec": template["spec"],
+        }
+        for claim in manifest.body["spec"].get("volumeClaimTemplates") or []:
+            name = claim["metadata"]["name"]
+            pod["spec"]["volumes"] = [
+                *pod["spec"]["volumes"],
+                {"name": name, "persistentVolumeClaim": {"claimName": name}},
+            ]
+        path = f"/api/v1/namespaces/{manifest.namespace}/pods"
+        cluster.request("POST", path, pod, {"dryRun": "All", "fieldValidation": "Strict"})
+
+
+def test_containers_are_confined_and_sized(inventory: Sets) -> None:
+    for name, container in containers(inventory):
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True, name
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        for part in ("requests", "limits"):
+            assert set(container["resources"][part]) >= {"cpu", "memory"}, name
+        assert container["imagePullPolicy"] == "IfNotPresent", name
+        assert not container["image"].endswith(":latest"), name
+
+
+def test_long_running_containers_are_probed(inventory: Sets) -> None:
+    for manifest in manifests(inventory, "Deployment", "StatefulSet"):
+        for container in pod_template(manifest.body)["spec"]["containers"]:
+            assert "livenessProbe" in container, f"{manifest}/{container['name']}"
+            if container["name"] != "exporter":
+                assert {"startupProbe", "readinessProbe"} <= set(container), f"{manifest}/{container['name']}"
+
+
+def test_pods_have_their_own_account_and_no_token(inventory: Sets) -> None:
+    accounts = {item.name for item in manifests(inventory, "ServiceAccount")}
+    used = []
+    for manifest in manifests(inventory, *WORKLOADS):
+        pod = pod_template(manifest.body)["spec"]
+        assert pod["automountServiceAccountToken"] is False, manifest
+        assert pod["enableServiceLinks"] is False, manifest
+        used.append(pod["serviceAccountName"])
+    assert sorted(used) == sorted(accounts)
+
+
+def test_labels(inventory: Sets) -> None:
+    tiers = {"postgres": "database", "redis": "cache", "elasticsearch": "search"}
+    for manifest in manifests(inventory, "Deployment", "StatefulSet"):
+        labels = pod_template(manifest.body)["metadata"]["labels"]
+        assert labels["tier"] == tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-"))
+        assert labels["app.kubernetes.io/name"] == manifest.name
+        assert labels["app.kubernetes.io/part-of"] == "citadelbuy"
+        assert {"app.kubernetes.io/component", "app.kubernetes.io/version"} <= set(labels)
+        assert manifest.body["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_budgets_let_a_drain_pass(inventory: Sets) -> None:
+    budgets = {
+        item.body["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]: item.body["spec"]
+        for item in manifests(inventory, "PodDisruptionBudget")
+    }
+    assert set(budgets) == {item.name for item in manifests(inventory, "Deployment", "StatefulSet")}
+    assert all(spec["maxUnavailable"] == 1 for spec in budgets.values())
+
+
+def test_services_lead_to_pods(inventory: Sets) -> None:
+    pods = [
+        pod_template(item.body)["metadata"]["labels"] | {"role": "replica"} for item in manifests(inventory, *WORKLOADS)
+    ]
+    for service in manifests(inventory, "Service"):
+        selector = service.body["spec"].get("selector")
+        if selector:
+            assert any(selector.items() <= labels.items() for labels in pods), service
+        else:  # Patroni writes the Endpoints
+            assert service.name in ("postgres", "postgres-config")
+
+
+def test_no_secret_outside_the_secret(inventory: Sets) -> None:
+    stand_in = next(iter(rendering.STAND_INS.values()))
+    assert [str(item) for item in manifests(inventory) if item.kind != "Secret" and stand_in in str(item.body)] == []
+
+
+def test_one_image_one_migration() -> None:
+    def job(**overrides: Any) -> str:
+        sets = list(rendering.render_inventory("local", **overrides))
+        return manifests(sets, "Job")[0].name
+
+    names = [job(), job(applications_api_image="x/api:2"), job(applications_migration_command=["true"])]
+    assert len(set(names)) == 3
+    assert job() == names[0]
+    assert all(name.startswith("citadelbuy-api-migrate-") for name in names)
+
+
+@pytest.mark.parametrize("patroni", [True, False])
+def test_postgres_with_and_without_patroni(patroni: bool) -> None:
+    sets = [
+        item
+        for item in rendering.render_inventory("local", postgres_patroni_enabled=patroni)
+        if item.role == "postgres"
+    ]
+    kinds = {item.kind for item in manifests(sets)}
+    services = {item.name: item.body["spec"] for item in manifests(sets, "Service")}
+    assert ("Role" in kinds) is patroni
+    assert ("selector" in services["postgres"]) is not patroni
+    assert services["postgres"]["ports"][0]["name"] == "postgresql"
+
+
+# The numbers of the reference document.
+
+PROD = {
+    "postgres": ("20Gi", {"cpu": "500m", "memory": "512Mi"}, {"cpu": "2000m", "memory": "2Gi"}, 9187),
+    "redis": ("10Gi", {"cpu": "250m", "memory": "512Mi"}, {"cpu": "1000m", "memory": "2Gi"}, 9121),
+    "elasticsearch": ("30Gi", {"cpu": "1000m", "memory": "2Gi"}, {"cpu": "2000m", "memory": "4Gi"}, 9114),
+    "citadelbuy-api": (None, {"cpu": "250m", "memory": "256Mi"}, {"cpu": "500m", "memory": "512Mi"}, 3000),
+    "citadelbuy-web": (None, {"cpu": "200m", "memory": "256Mi"}, {"cpu": "400m", "memory": "512Mi"}, 3000),
+}
+
+
+@pytest.fixture(scope="module")
+def prod() -> Sets:
+    return list(rendering.render_inventory("prod"))
+
+
+@pytest.mark.parametrize("name", PROD)
+def test_production_sizes(prod: Sets, name: str) -> None:
+    storage, requests, limits, metrics_port = PROD[name]
+    (workload,) = [item for item in manifests(prod, "Deployment", "StatefulSet") if item.name == name]
+    template = pod_template(workload.body)
+    assert template["spec"]["containers"][0]["resources"] == {"requests": requests, "limits": limits}
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(metrics_port)
+    for claim in workload.body["spec"].get("volumeClaimTemplates") or []:
+        assert claim["spec"]["resources"]["requests"]["storage"] == storage
+
+
+@pytest.mark.parametrize(("name", "most"), [("citadelbuy-api-hpa", 10), ("citadelbuy-web-hpa", 20)])
+def test_production_autoscaling(prod: Sets, name: str, most: int) -> None:
+    (scaler,) = [item.body["spec"] for item in manifests(prod, "HorizontalPodAutoscaler") if item.name == name]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, most)
+    targets = {item["resource"]["name"]: item["resource"]["target"]["averageUtilization"] for item in scaler["metrics"]}
+    assert targets == {"cpu": 70, "memory": 80}
+
+
+def test_rate_limits(inventory: Sets) -> None:
+    (config,) = [item.body["data"] for item in manifests(inventory, "ConfigMap") if item.name == "citadelbuy-config"]
+    expected = {"TTL": 60000, "MAX_REQUESTS": 100, "PUBLIC_MAX": 300, "SEARCH_MAX": 200, "AUTH_MAX": 10}
+    expected["PAYMENT_MAX"] = 20
+    assert {key: value for key, value in config.items() if key.startswith("RATE_LIMIT_")} == {
+        f"RATE_LIMIT_{key}": str(value) for key, value in expected.items()
+    }
+
+
+def test_redis_and_heap_settings_of_production(prod: Sets) -> None:
+    (config,) = [item.body["data"]["redis.conf"] for item in manifests(prod, "ConfigMap") if item.name == "redis"]
+    assert {"maxmemory 1gb", "maxmemory-policy allkeys-lru", "appendonly yes"} <= set(config.splitlines())
+    options = [
+        variable["value"]
+        for _name, container in containers(prod)
+        for variable in container.get("env", [])
+        if variable["name"] == "ES_JAVA_OPTS"
+    ]
+    assert options == ["-Xms1g -Xmx1g"]
+
+
+def test_namespaces_enforce_restricted(inventory: Sets) -> None:
+    found = {item.name: item.body["metadata"]["labels"] for item in manifests(inventory, "Namespace")}
+    assert set(found) == {"citadelbuy", "citadelbuy-monitoring"}
+    for labels in found.values():
+        assert all(
+            labels[f"pod-security.kubernetes.io/{mode}"] == "restricted" for mode in ("enforce", "audit", "warn")
+        )
