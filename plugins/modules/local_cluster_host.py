@@ -8,7 +8,7 @@ module: local_cluster_host
 short_description: Prepare or clear the host's part of an embedded cluster
 description:
   - Makes the network namespaces, links, routes and cgroups of an embedded cluster's nodes, and starts its supervisor.
-  - Everything lies in network namespaces of the cluster's own; the host's routes, firewall and settings stay as they are.
+  - Everything lies in network namespaces of the cluster's own; the host's routes, firewall and settings stay as is.
   - Converges from any leftover, such as processes whose supervisor was killed, a stale namespace or a half-made link.
   - Waits until kubeadm has made every node a member and writes the kubeconfig that reaches the API on loopback.
 options:
@@ -26,7 +26,7 @@ options:
     type: path
     required: true
   supervisord:
-    description: The supervisord program that runs the cluster; its configuration is C(supervisord.conf) in O(state_dir).
+    description: The supervisord program that runs the cluster, with C(supervisord.conf) in O(state_dir).
     type: path
   nodes:
     description: The nodes, each with C(name), C(address) and C(pod_network).
@@ -155,6 +155,10 @@ class Host:
         self.actions.append(action)
         return not self.check_mode
 
+    def folder(self, node: dict[str, str]) -> Path:
+        """Return the folder that holds everything of a node."""
+        return self.state_dir / "nodes" / node["name"]
+
     # Processes
 
     def processes(self) -> set[int]:
@@ -200,13 +204,14 @@ class Host:
             if not self.check_mode and run(control, "-c", configuration, "update").strip():
                 self.done("updated the supervisor's programs")
             for node in self.nodes:
-                if (self.state_dir / "nodes" / node["name"] / "failed").exists() and self.done(f"restarted {node['name']}"):
+                failed = self.folder(node) / "failed"
+                if failed.exists() and self.done(f"restarted {node['name']}"):
                     run(control, "-c", configuration, "restart", node["name"])
             return
         self.end_processes()
         if not self.done("started the supervisor"):
             return
-        folders = [self.state_dir / "nodes" / node["name"] for node in self.nodes]
+        folders = [self.folder(node) for node in self.nodes]
         if not (folders[0] / "joined").exists():
             # Without its control plane there is no cluster that the others could be members of.
             for folder in folders:
@@ -341,7 +346,7 @@ class Host:
         """
         deadline = time.monotonic() + self.timeout
         for node in self.nodes:
-            folder = self.state_dir / "nodes" / node["name"]
+            folder = self.folder(node)
             while not (folder / "joined").exists():
                 late = time.monotonic() > deadline
                 if late or (folder / "failed").exists():
@@ -357,7 +362,7 @@ class Host:
         Raises:
             HostError: it did not within the time-out; holds the last error.
         """
-        authority = self.state_dir / "nodes" / self.nodes[0]["name"] / "etc/kubernetes/pki/ca.crt"
+        authority = self.folder(self.nodes[0]) / "etc/kubernetes/pki/ca.crt"
         context = ssl.create_default_context(cafile=str(authority))
         deadline = time.monotonic() + self.timeout
         while True:
@@ -371,7 +376,7 @@ class Host:
 
     def write_kubeconfig(self) -> None:
         """Write the kubeconfig for users: the control plane's own, with the API's address on loopback."""
-        source = self.state_dir / "nodes" / self.nodes[0]["name"] / "etc/kubernetes/admin.conf"
+        source = self.folder(self.nodes[0]) / "etc/kubernetes/admin.conf"
         if self.check_mode and not source.exists():
             return
         content = re.sub(r"server: \S+", f"server: https://127.0.0.1:{self.api_port}", source.read_text())
@@ -381,7 +386,7 @@ class Host:
 
     def make_present(self) -> None:
         """Bring the host's part up from whatever is there."""
-        names = ["fabric", *(node["name"] for node in self.nodes if (self.state_dir / "nodes" / node["name"] / "var").exists())]
+        names = ["fabric", *(node["name"] for node in self.nodes if (self.folder(node) / "joined").exists())]
         if not self.supervisor_answers() or not all(self.namespace_works(name) for name in names):
             self.end_processes()
         if not self.check_mode:

@@ -8,8 +8,8 @@ module: local_cluster_images
 short_description: Put images into the nodes of an embedded cluster
 description:
   - Loads image archives into the containerd of each node, each archive once.
-  - Archives are unpacked once for all clusters, into a store in the cache; a new node's containerd begins as a copy of the
-    store, made of hard links, which takes a second where loading the archives takes a minute.
+  - Archives are unpacked once for all clusters, into a store in the cache; a new node's containerd begins as a copy
+    of the store, made of hard links, which takes a second where loading the archives takes a minute.
 options:
   state_dir:
     description: Folder that holds everything of the cluster.
@@ -25,7 +25,7 @@ options:
     elements: str
     required: true
   images:
-    description: The images, each with C(ref), C(archive), C(key) (changes with the content) and, optionally, C(aliases).
+    description: The images, each with C(ref), C(archive), C(key) (a hash of the content) and perhaps C(aliases).
     type: list
     elements: dict
     required: true
@@ -42,7 +42,9 @@ EXAMPLES = r"""
     cache_dir: /var/cache/citadelbuy
     nodes: [node1]
     images:
-      - {ref: "citadelbuy.local/redis:7.0-1", archive: /var/cache/citadelbuy/images/redis-0123456789ab.tar, key: 0123456789ab}
+      - ref: citadelbuy.local/redis:7.0-1
+        archive: /var/cache/citadelbuy/images/redis-0123456789ab.tar
+        key: 0123456789ab
 """
 
 RETURN = r"""

@@ -166,11 +166,13 @@ def problems(parameters: dict[str, Any]) -> Iterator[str]:
     memory = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
     available = int(memory[1]) // 1024 if memory else 0
     if available < parameters["minimum_memory"]:
-        yield f"{available} MiB of memory are available, {parameters['minimum_memory']} are needed (local_cluster_minimum_memory)"
+        needed = f"{parameters['minimum_memory']} are needed (local_cluster_minimum_memory)"
+        yield f"{available} MiB of memory are available, {needed}"
     for folder in {existing_parent(state_dir), existing_parent(Path(parameters["cache_dir"]))}:
         free = shutil.disk_usage(folder).free // 1024**2
         if free < parameters["minimum_disk"] and not state_dir.exists():
-            yield f"{free} MiB are free in {folder}, {parameters['minimum_disk']} are needed (local_cluster_minimum_disk)"
+            needed = f"{parameters['minimum_disk']} are needed (local_cluster_minimum_disk)"
+            yield f"{free} MiB are free in {folder}, {needed}"
 
 
 def main() -> None:

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# ruff: noqa: E402  (Ansible reads the documentation before the imports)
 """Build the images of a folder into a cache of archives."""
 
 from __future__ import annotations

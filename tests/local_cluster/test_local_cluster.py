@@ -19,7 +19,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAME = "cluster-test"
 STATE = Path("/var/lib/citadelbuy") / NAME
-VARIABLES = {"local_cluster_name": NAME, "local_cluster_nodes": 3, "local_cluster_api_port": 16643, "local_images_enabled": False}
+VARIABLES = {
+    "local_cluster_name": NAME,
+    "local_cluster_nodes": 3,
+    "local_cluster_api_port": 16643,
+    "local_images_enabled": False,
+}
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
 
 
@@ -116,13 +121,13 @@ def test_a_second_run_changes_nothing() -> None:
 def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
     image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
+    account = "/var/run/secrets/kubernetes.io/serviceaccount"
+    read = "kubectl get --raw /readyz --server=https://kubernetes.default.svc.cluster.local"
+    read += f' --certificate-authority={account}/ca.crt --token="$(cat {account}/token)"'
     for node in ("node1", "node2", "node3"):
-        overrides = {"apiVersion": "v1", "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0}}
-        kubectl(
-            "run", f"probe-{node}", f"--image={image}", "--restart=Never", "--overrides", json.dumps(overrides),
-            "--command", "--", "/usr/local/bin/kubectl", "get", "--raw", "/readyz",
-            "--server=https://kubernetes.default.svc.cluster.local", "--insecure-skip-tls-verify",
-        )  # fmt: skip
+        overrides = json.dumps({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 0}})
+        options = [f"--image={image}", "--restart=Never", "--overrides", overrides, "--command"]
+        kubectl("run", f"probe-{node}", *options, "--", "sh", "-c", read)
     for node in ("node1", "node2", "node3"):
         kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/probe-{node}", "--timeout=60s")
         kubectl("delete", "pod", f"probe-{node}", "--wait=false")
@@ -137,6 +142,7 @@ def test_comes_up_after_everything_was_killed() -> None:
 
 def test_supervisor_restarts_what_dies() -> None:
     """A killed containerd and kubelet are running again without a hand."""
+
     def pids(program: str) -> set[int]:
         found = set()
         for process in processes():
