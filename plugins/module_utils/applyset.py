@@ -95,7 +95,11 @@ def add_checksum(manifest: Manifest, key_hashes: KeyHashes) -> None:
 
 
 def references(pod: dict[str, Any]) -> Iterator[tuple[str, str, set[str] | None]]:
-    """The ConfigMaps and Secrets of a pod spec: kind, name and the keys used (None: all of them)."""
+    """The ConfigMaps and Secrets of a pod spec: kind, name and the keys used (None: all of them).
+
+    The cluster's own ConfigMap of certificate authorities is left out: the kubelet updates it in running pods, and a pod
+    may be applied before Kubernetes has published it in a new namespace.
+    """
     for container in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]:
         for env in container.get("env") or []:
             source = env.get("valueFrom") or {}
@@ -113,6 +117,8 @@ def references(pod: dict[str, Any]) -> Iterator[tuple[str, str, set[str] | None]
                     content = source[field]
                     items = content.get("items")
                     name = content.get("name") or content.get("secretName") or ""
+                    if (kind, name) == ("ConfigMap", "kube-root-ca.crt"):
+                        continue
                     yield kind, name, {item.get("key", "") for item in items} if items else None
 
 
