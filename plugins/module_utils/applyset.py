@@ -97,8 +97,8 @@ def add_checksum(manifest: Manifest, key_hashes: KeyHashes) -> None:
 def references(pod: dict[str, Any]) -> Iterator[tuple[str, str, set[str] | None]]:
     """The ConfigMaps and Secrets of a pod spec: kind, name and the keys used (None: all of them).
 
-    The cluster's own ConfigMap of certificate authorities is left out: the kubelet updates it in running pods, and a pod
-    may be applied before Kubernetes has published it in a new namespace.
+    The cluster's own ConfigMap of certificate authorities is left out: the kubelet updates it in running pods, and a
+    pod may be applied before Kubernetes has published it in a new namespace.
     """
     for container in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]:
         for env in container.get("env") or []:
