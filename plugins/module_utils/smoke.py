@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +17,9 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.report import 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import Reply, http_through_pod, run_in_pod
 
 Body = dict[str, Any]
-OK, FAILED, WARNING, SKIPPED = "ok", "FAILED", "warning", "skipped"
+OK, FAILED, WARNING, PENDING, SKIPPED = "ok", "FAILED", "warning", "pending", "skipped"
 PAUSE = 0.2  # seconds between looks
+FIRST_METRICS = 90  # seconds after which an autoscaler has metrics of a new pod
 SETTLE = 10.0  # seconds that a copy (page, cache, replica, deletion) may lag behind
 
 # The id is a psql variable, so that it is quoted; soft deletion counts as deletion.
@@ -42,6 +44,10 @@ PLAN = (
 
 class CheckError(Exception):
     """What a check saw instead of what it should."""
+
+
+class TooEarly(CheckError):
+    """What cannot be told yet."""
 
 
 @dataclass
@@ -91,6 +97,8 @@ class Smoke:
         begun = time.monotonic()
         try:
             result, detail = OK, check()
+        except TooEarly as error:
+            result, detail = PENDING, str(error)
         except (CheckError, EngineError) as error:
             result, detail = WARNING if soft else FAILED, " ".join(str(error).split())
         return Row(name, result, detail, round((time.monotonic() - begun) * 1000))
@@ -125,9 +133,16 @@ class Smoke:
             active = conditions.get("ScalingActive", {"status": "Unknown", "reason": "not looked at yet"})
             if active["status"] != "True" and active.get("reason") != "ScalingDisabled":
                 blind.append(f"{item['metadata']['name']} ({active.get('reason')})")
+        if blind and any(self._age(pod) < FIRST_METRICS for pod in self.pods):
+            raise TooEarly(f"pods are younger than {FIRST_METRICS} s, metrics come")
         if blind:
-            raise CheckError(f"no metrics yet: {', '.join(blind)}")
+            raise CheckError(f"no metrics: {', '.join(blind)}")
         return f"{len(items)} autoscalers read CPU and memory"
+
+    def _age(self, pod: Body) -> float:
+        """Seconds since a pod was made, by the cluster's clock."""
+        made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+        return time.time() + self.cluster.clock_offset - made.timestamp()
 
     def _pod(self, tier: str) -> str:
         """A ready pod of a tier; of PostgreSQL's the one that takes writes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 
 import pytest
@@ -70,7 +71,8 @@ def test_every_layer_alone(play, playbook):
 
 
 def test_check_mode_with_diff_shows_a_change_and_no_secret(play, secret_values):  # noqa: F811
-    done = play("site", "--check", "--diff", "-e", "secrets_third_party={SENDGRID_API_KEY:kJ7sWq2LmX9vTz4B}")
+    more = {"secrets_third_party": {"SENDGRID_API_KEY": "kJ7sWq2LmX9vTz4B"}}
+    done = play("site", "--check", "--diff", "-e", json.dumps(more))
     assert done.rc == 0, done.stdout + done.stderr
     output = done.stdout + done.stderr
     assert "SENDGRID_API_KEY" in output
