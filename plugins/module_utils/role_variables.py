@@ -41,7 +41,9 @@ class Role:
 
         def read(file: str) -> dict[str, Any]:
             place = path / file
-            return (loader.load_from_file(str(place), trusted_as_template=True) or {}) if place.is_file() else {}
+            if not place.is_file():
+                return {}
+            return loader.load_from_file(str(place), cache="none", trusted_as_template=True) or {}
 
         # Nothing in it is templated, and Ansible's own loader takes ten times as long.
         place = path / "meta/argument_specs.yml"

@@ -38,7 +38,7 @@ def playbook(name: str, **variables: object) -> subprocess.CompletedProcess[str]
 def bring_up() -> None:
     """Bring the cluster up; it must end well, with every node ready."""
     result = playbook("local_cluster")
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert result.returncode == 0, result.stdout[result.stdout.find("[ERROR]") :][:6000] + result.stderr[-2000:]
     nodes = kubectl("get", "nodes", "-o", "json")
     ready = {
         node["metadata"]["name"]
