@@ -29,7 +29,7 @@ def commands(stage: str) -> list[Command]:
         "lint": [["ruff", "check", "."], ["yamllint", "--strict", "."], ["ansible-lint", "--quiet"]],
         "unit": [["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
-        "molecule": [["molecule", "test", "--scenario-name", "default"]],
+        "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
     }[stage]
 
 
