@@ -26,7 +26,7 @@ def commands(stage: str) -> list[Command]:
     """What a stage runs."""
     junit = f"--junit-xml={REPORTS / stage}.xml"
     return {
-        "lint": [["ruff", "check", "."], ["yamllint", "--strict", "."], ["ansible-lint", "--quiet"]],
+        "lint": [["ruff", "check", "."], ["yamllint", "--strict", "."], ["ansible-lint", "-q"]],
         "unit": [["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
         "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
