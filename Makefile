@@ -47,6 +47,8 @@ test-local-cluster: $(STAMP) ## The embedded cluster from every leftover state (
 
 .PHONY: venv
 venv: $(STAMP) ## The Python environment, as .venv
+	@# A real .venv of somebody's own is left alone.
+	if [[ -L .venv || ! -e .venv ]]; then ln -sfn "$(VENV)" .venv; fi
 
 $(STAMP):
 	@mkdir -p "$(CACHE)"
@@ -65,5 +67,3 @@ $(STAMP):
 	    "$(VENV)/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
 	    touch "$@"
 	fi
-	# A real .venv of somebody's own is left alone.
-	if [[ -L .venv || ! -e .venv ]]; then ln -sfn "$(VENV)" .venv; fi
