@@ -31,19 +31,16 @@ down: $(STAMP) ## That cluster and its data gone
 
 .PHONY: test
 test: $(STAMP) ## Everything below
-	@python tests/run.py lint unit render molecule
+	@python tests/run.py lint unit render molecule cluster
 
-.PHONY: lint unit render molecule
+.PHONY: lint unit render molecule cluster
 lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
 unit: $(STAMP) ## The engine against a real API server, preflight, images
 render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
 molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
-lint unit render molecule:
+cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from nothing and from every leftover state
+lint unit render molecule cluster:
 	@python tests/run.py $@
-
-.PHONY: test-local-cluster
-test-local-cluster: $(STAMP) ## The embedded cluster from every leftover state (ten minutes; needs no deployed platform)
-	@python -m pytest tests/local_cluster
 
 .PHONY: venv
 venv: $(STAMP) ## The Python environment, as .venv

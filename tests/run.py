@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [molecule]
+run.py [lint] [unit] [render] [molecule] [cluster]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 REPORTS = CHECKOUT / ".cache/tests"
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
-NEEDS_BINARIES = ("unit", "render")  # molecule makes them with its cluster
+NEEDS_BINARIES = ("unit", "render")  # the others make them with their cluster
 Command = list[str]
 
 
@@ -30,6 +30,7 @@ def commands(stage: str) -> list[Command]:
         "unit": [["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
         "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
+        "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
 
 
@@ -90,7 +91,7 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="+", choices=["lint", "unit", "render", "molecule"])
+    parser.add_argument("stages", nargs="+", choices=["lint", "unit", "render", "molecule", "cluster"])
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
