@@ -21,6 +21,7 @@ OK, FAILED, WARNING, PENDING, SKIPPED = "ok", "FAILED", "warning", "pending", "s
 PAUSE = 0.2  # seconds between looks
 FIRST_METRICS = 90  # seconds after which an autoscaler has metrics of a new pod
 SETTLE = 10.0  # seconds that a copy (page, cache, replica, deletion) may lag behind
+UNREACHED = (502, 503, 504)  # the web's answers while it does not reach the API
 
 # The id is a psql variable, so that it is quoted; soft deletion counts as deletion.
 COUNT_ROWS = "SELECT count(*) FROM products p WHERE p.id::text = :'id' AND to_jsonb(p)->>'deleted_at' IS NULL"
@@ -153,20 +154,27 @@ class Smoke:
         primary = [pod for pod in ready if pod["metadata"]["labels"].get("role") in ("master", "primary")]
         return str((primary or ready)[0]["metadata"]["name"])
 
+    def _ask(self, method: str, path: str, body: Any = None) -> Reply:
+        return http_through_pod(self.cluster, self.namespace, self._pod("web"), 3000, method, path, body)
+
     def _web(self, method: str, path: str, body: Any = None, expect: tuple[int, ...] = (200,)) -> Reply:
-        reply = http_through_pod(self.cluster, self.namespace, self._pod("web"), 3000, method, path, body)
+        reply = self._ask(method, path, body)
         if reply.status not in expect:
             text = " ".join(reply.text.split())[:200]
             raise CheckError(f"{method} {path} answered {reply.status}: {text}")
         return reply
 
     def _create(self) -> str:
+        # A pod that has just become ready is reached through its Service once kube-proxy has heard of it.
+        begun = time.monotonic()
+        _until(lambda: self._ask("GET", "/api/products?limit=1").status not in UNREACHED, SETTLE)
+        waited = time.monotonic() - begun
         product = {"name": self.name, "description": "made by verify, removed at once", "price": 1.25}
         answer = self._web("POST", "/api/products", product, expect=(200, 201)).json()
         if not isinstance(answer, dict) or not answer.get("id"):
             raise CheckError("POST /api/products answered without an id")
         self.product = str(answer["id"])
-        return f"product {self.product}"
+        return f"product {self.product}" + (f", the API was reached after {waited:.1f} s" if waited > 1 else "")
 
     def _rows(self) -> int:
         command = ["sh", "-c", PSQL, "sh", self.product, COUNT_ROWS]

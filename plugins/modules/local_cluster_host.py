@@ -187,11 +187,11 @@ class Host:
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.05)
 
-    def supervisor_answers(self) -> bool:
-        """Return whether the cluster's supervisor accepts connections."""
+    def supervisor_answers(self, folder: Path | None = None) -> bool:
+        """Return whether the cluster's supervisor, or that of a node's folder, accepts connections."""
         with socket.socket(socket.AF_UNIX) as client:
             try:
-                client.connect(str(self.state_dir / "supervisor.sock"))
+                client.connect(str((folder or self.state_dir) / "supervisor.sock"))
             except OSError:
                 return False
         return True
@@ -348,12 +348,15 @@ class Host:
         for node in self.nodes:
             folder = self.folder(node)
             while not (folder / "joined").exists():
+                self.supervisor_answers()
                 late = time.monotonic() > deadline
                 if late or (folder / "failed").exists():
                     log = folder / "logs" / "kubeadm.log"
                     lines = log.read_text().splitlines()[-LOG_LINES:] if log.exists() else []
                     what = f"is not done after {self.timeout} s" if late else "failed"
                     raise HostError(f"kubeadm {what} on {node['name']}; {log} ends with:\n" + "\n".join(lines))
+                # A supervisor that has just started looks at its programs after a second, or when somebody calls.
+                self.supervisor_answers(folder)
                 time.sleep(0.05)
 
     def wait_for_api(self) -> None:
