@@ -157,3 +157,16 @@ def test_secrets_were_generated(secret_values):
     assert needed <= set(secret_values)
     assert all(len(secret_values[key]) >= 32 for key in needed)
     assert len(set(secret_values.values())) == len(secret_values)
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("psql -h postgres -U citadelbuy -d citadelbuy -tAc 'SELECT 1'", "1"),
+        ("redis-cli -h redis ping", "PONG"),
+        ("npm run migration:run", "migrat"),
+    ],
+)
+def test_the_documents_commands_in_the_api_pod(kubectl, command, answer):
+    into = ("exec", "deployment/citadelbuy-api", "--namespace", "citadelbuy", "--container", "api")
+    assert answer in kubectl(*into, "--", "sh", "-c", command)
