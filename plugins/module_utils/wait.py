@@ -48,6 +48,8 @@ PASSING = (
     "node.cloudprovider.kubernetes.io/uninitialized",
     "no nodes available",
 )
+# A kubelet that has just started has not read these yet.
+PASSING_CONFIG = ("have not yet been read", "failed to sync")
 
 
 class Failed(EngineError):
@@ -354,7 +356,7 @@ class Waiter:
                 return f"{where}: {reason}: image {container.get('image')}: {message}"
             if reason == "ErrImagePull" and self._store.lasting(reason, name, container["name"]) > GRACE:
                 return f"{where}: {reason}: image {container.get('image')}: {message}"
-            if reason == "CreateContainerConfigError":
+            if reason == "CreateContainerConfigError" and not any(word in message for word in PASSING_CONFIG):
                 return f"{where}: {reason}: {message}"
             if (
                 reason in ("CreateContainerError", "RunContainerError")
