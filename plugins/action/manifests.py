@@ -9,8 +9,11 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
-from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applied, Applier, Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import NO_CHANGE
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import find_templates, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, targets_of
@@ -33,6 +36,8 @@ class ActionModule(ActionBase):
                 "wait": {"type": "bool", "default": True},
                 "wait_timeout": {"type": "float"},
                 "force_conflicts": {"type": "bool", "default": False},
+                "prune": {"type": "bool", "default": True},
+                "parent_namespace": {"type": "str"},
             }
         )
         settings = Settings(self._templar, task_vars)
@@ -50,31 +55,43 @@ class ActionModule(ActionBase):
         base += [Path(role._role_path, "templates")] if role else []
         files = find_templates(args["templates"], [*base, Path(self._loader.get_basedir())])
         manifests = render(self._templar, files, task_vars, [str(folder) for folder in base])
-        applyset.add_labels(manifests, applyset.applyset_id(name, settings.namespace), settings.cluster_name)
-        applyset.leave_replicas_to_autoscalers(manifests)
 
-        check = self._task.check_mode
         cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-        foreseen = Foreseen(Path(C.DEFAULT_LOCAL_TMP) / f"citadelbuy-{settings.cluster_name}")
-        applier = Applier(cluster, foreseen, check, args["force_conflicts"])
+        parent = Parent(cluster, name, args["parent_namespace"] or settings.namespace)
+        applyset.add_labels(manifests, parent.id, settings.cluster_name)
+        applyset.leave_replicas_to_autoscalers(manifests)
+        check = self._task.check_mode
+        foreseen = Foreseen(Path(C.DEFAULT_LOCAL_TMP) / f"citadelbuy-{settings.cluster_name}") if check else None
+        policy = Policy(args["force_conflicts"], args["prune"], settings.prune_data, settings.replace)
         timeout = args["wait_timeout"] or settings.wait_timeout
 
-        def settle(done: list[Applied]) -> None:
+        def settle(done: list[dict[str, Any]]) -> None:
             """CRDs are established before objects of their kinds are applied."""
-            crds = [item.after for item in done if item.manifest.kind == "CustomResourceDefinition"]
+            crds = [body for body in done if body["kind"] == "CustomResourceDefinition"]
             if crds:
                 Waiter(cluster, timeout).wait(targets_of(crds))
                 cluster.forget_kinds()
 
-        outcome = applier.apply(manifests, settle)
-        result = _summary(outcome.applied)
+        outcome = Applier(cluster, parent, policy, foreseen, check).apply(manifests, settle)
+        result: dict[str, Any] = {
+            "changed": outcome.changed,
+            "objects": [change.summary() for change in outcome.applied],
+            "msg": outcome.counts(),
+        }
+        kept = [
+            f"{settings.cluster_name}: {item} is kept: {item.reason}"
+            for item in outcome.applied
+            if item.action == "kept"
+        ]
+        if kept:
+            result["warnings"] = kept
         if self._task.diff:
-            changes = [item for item in outcome.applied if item.action != "unchanged"]
-            result["diff"] = [diff.yaml_diff(item.before, item.after, str(item.manifest)) for item in changes]
+            changes = [item for item in outcome.applied if item.action not in NO_CHANGE]
+            result["diff"] = [diff.yaml_diff(item.before, item.after, str(item)) for item in changes]
         if outcome.errors:
             return result | {"failed": True, "msg": "\n".join(dict.fromkeys(outcome.errors))}
         if args["wait"] and not check:
-            targets = targets_of(item.after for item in outcome.applied)
+            targets = targets_of(item.after for item in outcome.applied if item.after)
             try:
                 Waiter(cluster, timeout).wait(targets)
             except EngineError as error:
@@ -85,13 +102,3 @@ class ActionModule(ActionBase):
                 if seconds and seconds > 0.05:
                     entry["ready_after"] = round(seconds, 1)
         return result
-
-
-def _summary(applied: list[Applied]) -> dict[str, Any]:
-    """The result without diff: small, whatever the manifests hold."""
-    counts = {action: sum(item.action == action for item in applied) for action in ("created", "changed", "unchanged")}
-    return {
-        "changed": bool(counts["created"] or counts["changed"]),
-        "objects": [item.summary() for item in applied],
-        "msg": ", ".join(f"{count} {action}" for action, count in counts.items() if count) or "nothing to apply",
-    }

@@ -1,141 +1,146 @@
-"""Server-side apply of a set: rank by rank, concurrently within a rank, for real or as the server's dry run."""
+"""Server-side apply of a set: rehearsed as a whole, then rank by rank, concurrently within a rank, then pruned."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import secrets
-import string
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, prune, replace
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import generate
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body, Change, Outcome
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER, Key, Parent
+from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import RANKS, rank_of
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
-MANAGER = "citadelbuy-platform"
-GENERATE = "citadelbuy.io/generate"
 THREADS = 8
 TRIES = 8  # reads and patches of an object that others keep changing
-FIRST = {"Namespace", "CustomResourceDefinition"}
-SECOND = {
-    "ServiceAccount",
-    "Role",
-    "RoleBinding",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "ConfigMap",
-    "Secret",
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "StorageClass",
-    "ResourceQuota",
-    "LimitRange",
-    "PriorityClass",
-    "NetworkPolicy",
-}
-ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass
-class Applied:
-    """What became of one manifest. `after` is the server's answer, in check mode its prediction."""
+class Policy:
+    """What a run may do beyond creating and changing its own objects."""
 
-    manifest: Manifest
-    action: str  # created, changed, unchanged
-    seconds: float
-    before: dict[str, Any] | None
-    after: dict[str, Any]
-
-    def summary(self) -> dict[str, Any]:
-        """The entry of this object in the task's result."""
-        manifest = self.manifest
-        return {
-            "kind": manifest.kind,
-            "namespace": manifest.namespace,
-            "name": manifest.name,
-            "action": self.action,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-@dataclass
-class Outcome:
-    """Everything applied, in the manifests' order, and the failures, one message each."""
-
-    applied: list[Applied] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    secret_values: set[str] = field(default_factory=set)
-
-
-class Foreseen:
-    """What earlier tasks of a check-mode run would have applied, kept in the run's own temporary folder.
-
-    Hashes and names only, never a Secret's data.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def _file(self, *key: str | None) -> Path:
-        return self._folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()
-
-    def add(self, value: Any, *key: str | None) -> None:
-        """Remember a value under (kind, namespace, name) or the like."""
-        self._file(*key).write_text(json.dumps(value), encoding="utf-8")
-
-    def get(self, *key: str | None) -> Any:
-        """The remembered value or None."""
-        file = self._file(*key)
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    force_conflicts: bool = False
+    prune: bool = True
+    prune_data: list[str] = field(default_factory=list)  # guarded objects that may be pruned, as `Kind namespace/name`
+    replace: list[str] = field(default_factory=list)  # objects that may be deleted and created anew
 
 
 class Applier:
     """Applies the manifests of one set to one cluster."""
 
     def __init__(
-        self, cluster: Cluster, foreseen: Foreseen, check: bool = False, force_conflicts: bool = False
+        self, cluster: Cluster, parent: Parent, policy: Policy, foreseen: Foreseen | None = None, check: bool = False
     ) -> None:
-        self.cluster = cluster
-        self.check = check
-        self.force = force_conflicts
-        self.foreseen = foreseen
-        self.outcome = Outcome()
-        self._hashes: dict[tuple[str, str | None, str], dict[str, str] | None] = {}
+        """Prepare; nothing is sent.
 
-    def apply(self, manifests: list[Manifest], after_rank: Any = None) -> Outcome:
-        """Apply the manifests, already labelled; stops after the first rank with a failure.
-
-        :param after_rank: called with a rank's list of Applied before the next rank starts (waits for CRDs).
+        :param foreseen: what earlier tasks of the same check-mode run would have applied.
         """
-        self.cluster.resource("v1", "Namespace")  # an unreachable server ends it here, once
+        self.cluster, self.parent, self.policy, self.check = cluster, parent, policy, check
+        self.outcome = Outcome()
+        self._foreseen = foreseen or Foreseen()
+
+    def apply(self, manifests: list[Manifest], settle: Callable[[list[Body]], None] | None = None) -> Outcome:
+        """Rehearse all as the server's dry run, then apply all; a set that has an error in it changes nothing.
+
+        :param settle: called with a rank's live objects before the next rank starts (waits for CRDs).
+        :returns: in check mode, and when the rehearsal finds errors, what would be.
+        """
         for manifest in manifests:
             if manifest.kind == "Secret":
                 self.outcome.secret_values |= diff.secret_values(manifest.body)
-        with ThreadPoolExecutor(min(THREADS, len(manifests) // 2 + 1)) as pool:
-            for rank in (0, 1, 2):
-                members = [manifest for manifest in manifests if _rank(manifest.kind) == rank]
-                if not members:
-                    continue
-                done = [item for item in pool.map(self._attempt, members) if item]
-                self.outcome.applied += done
-                if self.outcome.errors:
-                    break
-                if after_rank and not self.check:
-                    after_rank(done)
+        try:
+            self._apply(manifests, settle)
+        except ApiError as error:  # of the set itself; those of its objects are in the outcome
+            advice = (
+                " To do: grant this to the kubeconfig's user, or use another context." if error.status == 403 else ""
+            )
+            where = f"ConfigMap {self.parent.namespace}/{self.parent.name} and the members that it lists"
+            self.outcome.errors.append(f"{where}: {str(error).rstrip('.')}.{advice}")
         return self.outcome
 
-    def _attempt(self, manifest: Manifest) -> Applied | None:
+    def _apply(self, manifests: list[Manifest], settle: Callable[[list[Body]], None] | None) -> None:
+        self.parent.read(manifests)
+        wanted = {manifest.key for manifest in manifests}
+        leftovers = [body for key, body in self.parent.members.items() if key not in wanted]
+        rehearsal = _Pass(self, manifests, self._foreseen, dry=True)
+        self.outcome = rehearsal.run(None)
+        if not self.outcome.errors and not self.check and rehearsal.skipped != wanted:
+            self._apply_for_real(manifests, rehearsal.skipped, settle)
+        if self.outcome.errors:
+            return
+        live = [change.after for change in self.outcome.applied if change.after]
+        if self.policy.prune:
+            pruned = prune.prune(self.cluster, leftovers, self.policy.prune_data, self.check)
+            self.outcome.applied += pruned
+            leftovers = [change.before for change in pruned if change.action == "kept" and change.before]
+        if not self.check:
+            self.parent.finish([*live, *leftovers], zip(manifests, live, strict=True))
+
+    def _apply_for_real(
+        self, manifests: list[Manifest], skipped: set[Key], settle: Callable[[list[Body]], None] | None
+    ) -> None:
+        has_parent = self.parent.widen(manifests)
+        if not has_parent and not any(_is_namespace(manifest, self.parent.namespace) for manifest in manifests):
+            raise EngineError(
+                f"ConfigMap {self.parent.namespace}/{self.parent.name}, the set's list of members: namespace "
+                f"{self.parent.namespace} does not exist. To do: create it first (role namespaces)."
+            )
+
+        def after_rank(done: list[Body]) -> None:
+            nonlocal has_parent
+            if not has_parent:  # its namespace is in the set itself
+                has_parent = self.parent.widen(manifests)
+            if settle:
+                settle(done)
+
+        self.outcome = _Pass(self, manifests, Foreseen(), False, skipped).run(after_rank)
+
+
+class _Pass:
+    """One way through all ranks: the rehearsal, or for real."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        manifests: list[Manifest],
+        foreseen: Foreseen,
+        dry: bool,
+        skipped: Iterable[Key] = (),
+    ) -> None:
+        self.cluster, self.parent, self.policy = applier.cluster, applier.parent, applier.policy
+        self.manifests, self.foreseen, self.dry = manifests, foreseen, dry
+        self.skipped = set(skipped)  # members that are known to be as wanted
+        self.outcome = Outcome(secret_values=applier.outcome.secret_values)
+        self._hashes: dict[tuple[str, str | None, str], dict[str, str] | None] = {}
+
+    def run(self, after_rank: Callable[[list[Body]], None] | None) -> Outcome:
+        """Apply the ranks in order; stops after the first one with a failure."""
+        done: dict[Key, Change] = {}
+        with ThreadPoolExecutor(min(THREADS, len(self.manifests) // 2 + 1)) as pool:
+            for rank in RANKS:
+                members = [manifest for manifest in self.manifests if rank_of(manifest.kind) == rank]
+                if not members:
+                    continue
+                changes = list(pool.map(self._attempt, members))
+                done |= {manifest.key: change for manifest, change in zip(members, changes, strict=True) if change}
+                if self.outcome.errors:
+                    break
+                if after_rank:
+                    after_rank([change.after for change in changes if change and change.after])
+        self.outcome.applied = [done[manifest.key] for manifest in self.manifests if manifest.key in done]
+        return self.outcome
+
+    def _attempt(self, manifest: Manifest) -> Change | None:
         try:
             return self._apply_one(manifest)
         except ApiError as error:
@@ -145,123 +150,126 @@ class Applier:
         self.outcome.errors.append(diff.mask(message, self.outcome.secret_values))
         return None
 
-    def _apply_one(self, manifest: Manifest) -> Applied:
+    def _apply_one(self, manifest: Manifest) -> Change:
         started = time.monotonic()
+        change = Change(manifest.kind, manifest.namespace, manifest.name, "created", after=manifest.body)
         resource = self._resource(manifest)
         applyset.add_checksum(manifest, self._key_hashes)
-        if resource is None:
-            before, after = None, manifest.body
-        else:
+        if resource:
             if resource.namespaced and not manifest.namespace:
                 raise EngineError(f"template {manifest.source}: {manifest} has no metadata.namespace.")
             if not resource.namespaced:
                 manifest.body["metadata"].pop("namespace", None)
-            before, after = self._read_and_patch(manifest, resource)
+            self._read_and_patch(manifest, resource, change)
+        assert change.after
         if manifest.kind in ("ConfigMap", "Secret"):
-            self._hashes[manifest.kind, manifest.namespace, manifest.name] = applyset.hash_keys(after)
+            self._hashes[manifest.kind, manifest.namespace, manifest.name] = applyset.hash_keys(change.after)
         if manifest.kind == "Secret":
-            self.outcome.secret_values |= diff.secret_values(after)
-        if self.check:
-            self._foresee(manifest, after)
-        if before is None:
-            action = "created"
-        elif before["metadata"]["resourceVersion"] == after["metadata"].get("resourceVersion") and not self.check:
-            action = "unchanged"
-        else:
-            action = "unchanged" if diff.content(before) == diff.content(after) else "changed"
-        return Applied(manifest, action, time.monotonic() - started, before, after)
+            self.outcome.secret_values |= diff.secret_values(change.after)
+        if self.dry:
+            self._foresee(manifest, change.after)
+        change.seconds = time.monotonic() - started
+        return change
 
     def _resource(self, manifest: Manifest) -> Resource | None:
-        """How the cluster serves the kind; None in check mode for a kind whose CRD this run would install."""
+        """How the cluster serves the kind; None in a rehearsal for a kind whose CRD the run would install."""
         resource = self.cluster.resource(manifest.api_version, manifest.kind)
-        if resource or (self.check and self.foreseen.get("CustomResourceDefinition", manifest.key[0], manifest.kind)):
+        if resource or (self.dry and self.foreseen.get("CustomResourceDefinition", manifest.key[0], manifest.kind)):
             return resource
         raise EngineError(
             f"{manifest} (template {manifest.source}): the cluster does not know kind {manifest.kind} of "
             f"{manifest.api_version}. To do: install its CRD first, or check apiVersion and kind for a slip."
         )
 
-    def _read_and_patch(self, manifest: Manifest, resource: Resource) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """The object before and after; what others change at the same time is in neither or in both."""
+    def _read_and_patch(self, manifest: Manifest, resource: Resource, change: Change) -> None:
+        """Fill the change; what others change at the same time is in neither or in both of before and after."""
         for attempt in range(TRIES):
-            before = current = self.cluster.get(resource, manifest.namespace, manifest.name)
+            live = self.parent.members.get(manifest.key) if attempt == 0 else None
+            if live is None:
+                live = self.cluster.get(resource, manifest.namespace, manifest.name)
+            if live and live["metadata"].get("deletionTimestamp"):
+                if not self.dry:
+                    replace.wait_gone(self.cluster, resource, manifest)
+                live = None
+            change.before = current = live
             if manifest.kind == "Secret":
-                current = self._generate(manifest, resource, before)
-            if manifest.autoscaled and before and _owns_replicas(before):
+                current = generate(self.cluster, manifest, resource, live, self.dry)
+            if manifest.autoscaled and live and _owns_replicas(live):
                 # Dropping the field would scale to 1; once the autoscaler has changed it, it is the owner.
-                manifest.body["spec"]["replicas"] = before["spec"]["replicas"]
+                manifest.body["spec"]["replicas"] = live["spec"]["replicas"]
+            failed = manifest.kind == "Job" and replace.has_failed(live)
+            if live and not failed and self._is_unchanged(manifest, live):
+                change.action, change.after = "unchanged", live
+                return
             try:
-                return before, self._patch(manifest, resource, current)
+                if failed and live:
+                    self._replace(manifest, resource, live, change, "it has failed, and a Job runs once")
+                    return
+                change.after = self._patch(manifest, resource, current)
+                change.action = _action(live, change.after)
+                return
             except ApiError as error:
+                if live and replace.is_refused_in_place(error):
+                    self._replace(manifest, resource, live, change, str(error))
+                    return
                 if error.status != 409 or error.causes or attempt == TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 
-    def _patch(self, manifest: Manifest, resource: Resource, current: dict[str, Any] | None) -> dict[str, Any]:
-        query = {"fieldManager": MANAGER, "force": str(self.force).lower(), "fieldValidation": "Strict"}
-        if self.check:
-            query["dryRun"] = "All"
+    def _is_unchanged(self, manifest: Manifest, live: Body) -> bool:
+        """Whether this object was found to be as wanted, here or in the rehearsal."""
+        if self.dry and self.parent.is_unchanged(manifest, live):
+            self.skipped.add(manifest.key)
+        return manifest.key in self.skipped
+
+    def _replace(self, manifest: Manifest, resource: Resource, live: Body, change: Change, refusal: str) -> None:
+        """Replace an object that cannot change in place; its successor is tried under another name first."""
+        remedy = replace.find_remedy(self.cluster, manifest, live, refusal, self.policy.replace)
+        if self.dry:
+            metadata = manifest.body["metadata"]
+            successor = manifest.body | {"metadata": metadata | {"name": f"{manifest.name[:240]}-successor"}}
+            change.after = self._send(successor, resource)
+            change.after["metadata"]["name"] = manifest.name
+        else:
+            change.after = replace.carry_out(
+                self.cluster, manifest, resource, live, remedy, lambda: self._send(manifest.body, resource)
+            )
+        change.action, change.reason = remedy.action, remedy.cost
+
+    def _patch(self, manifest: Manifest, resource: Resource, current: Body | None) -> Body:
+        body = manifest.body
+        version = (current or {}).get("metadata", {}).get("resourceVersion")
+        if version:
+            body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
         try:
-            body = manifest.body
-            version = (current or {}).get("metadata", {}).get("resourceVersion")
-            if version:
-                body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
-            return self._send(body, resource, query)
+            return self._send(body, resource)
         except ApiError as error:
-            if self.check and error.status == 404 and self.foreseen.get("Namespace", None, manifest.namespace or ""):
+            if self.dry and error.status == 404 and self.foreseen.get("Namespace", None, manifest.namespace or ""):
                 return manifest.body
             raise
 
-    def _send(self, body: dict[str, Any], resource: Resource, query: dict[str, str]) -> dict[str, Any]:
+    def _send(self, body: Body, resource: Resource) -> Body:
         metadata = body["metadata"]
+        query = {
+            "fieldManager": MANAGER,
+            "force": str(self.policy.force_conflicts).lower(),
+            "fieldValidation": "Strict",
+        } | ({"dryRun": "All"} if self.dry else {})
         path = resource.path(metadata.get("namespace"), metadata["name"])
         return self.cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
-
-    def _generate(self, manifest: Manifest, resource: Resource, live: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Fill the keys that `citadelbuy.io/generate` names: from the live Secret, else random.
-
-        New values are first applied alone by a field manager that exists once: of two runs at the same time one
-        conflicts, and takes the other's values. Returns the Secret as it is then.
-        """
-        names = (manifest.body["metadata"].get("annotations") or {}).get(GENERATE, "")
-        keys = [key.strip() for key in names.split(",") if key.strip()]
-        if not keys:
-            return live
-        data = manifest.body["data"] = dict(manifest.body.get("data") or {})
-        missing = [key for key in keys if key not in ((live or {}).get("data") or {})]
-        if missing:
-            fresh = {
-                key: "".join(secrets.choice(ALPHABET) for _ in range(32)) if not self.check else "generated-by-the-run"
-                for key in missing
-            }
-            encoded = {key: base64.b64encode(value.encode()).decode() for key, value in fresh.items()}
-            if self.check:
-                live = (live or {}) | {"data": ((live or {}).get("data") or {}) | encoded}
-            else:
-                body = {part: manifest.body[part] for part in ("apiVersion", "kind", "type") if part in manifest.body}
-                body |= {"metadata": {"name": manifest.name, "namespace": manifest.namespace}, "data": encoded}
-                try:
-                    query = {"fieldManager": f"{MANAGER}-generate-{secrets.token_hex(4)}", "force": "false"}
-                    live = self._send(body, resource, query)
-                except ApiError as error:
-                    if error.status != 409:
-                        raise
-                    live = self.cluster.get(resource, manifest.namespace, manifest.name)
-        data |= {key: live["data"][key] for key in keys if live and key in (live.get("data") or {})}
-        return live
 
     def _key_hashes(self, kind: str, namespace: str | None, name: str) -> dict[str, str] | None:
         """Hashes of a ConfigMap's or Secret's values: as just applied, as foreseen by a check, or live."""
         key = (kind, namespace, name)
         if key not in self._hashes:
-            hashes = self.foreseen.get(*key) if self.check else None
+            hashes = self.foreseen.get(*key) if self.dry else None
             if hashes is None:
                 live = self.cluster.get(Resource("v1", kind, f"{kind.lower()}s", True), namespace, name)
                 hashes = applyset.hash_keys(live) if live else None
             self._hashes[key] = hashes
         return self._hashes[key]
 
-    def _foresee(self, manifest: Manifest, after: dict[str, Any]) -> None:
+    def _foresee(self, manifest: Manifest, after: Body) -> None:
         if manifest.kind == "Namespace":
             self.foreseen.add(True, "Namespace", None, manifest.name)
         elif manifest.kind == "CustomResourceDefinition":
@@ -271,12 +279,18 @@ class Applier:
             self.foreseen.add(applyset.hash_keys(after), manifest.kind, manifest.namespace, manifest.name)
 
 
-def _rank(kind: str) -> int:
-    """0: what others live in; 1: what pods need; 2: pods and everything around them."""
-    return 0 if kind in FIRST else 1 if kind in SECOND else 2
+def _action(before: Body | None, after: Body) -> str:
+    """What a patch did; a dry run moves the resourceVersion of nothing, so contents decide."""
+    if before is None:
+        return "created"
+    return "unchanged" if diff.content(before) == diff.content(after) else "changed"
 
 
-def _owns_replicas(body: dict[str, Any]) -> bool:
+def _is_namespace(manifest: Manifest, name: str) -> bool:
+    return manifest.kind == "Namespace" and manifest.name == name
+
+
+def _owns_replicas(body: Body) -> bool:
     """Whether the engine, and not an autoscaler, set a workload's replicas last."""
     return any(
         entry.get("manager") == MANAGER and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
@@ -297,10 +311,6 @@ def explain(error: ApiError, manifest: Manifest) -> str:
         advice = "grant this to the kubeconfig's user, or use another context (cluster_kubeconfig, cluster_context)."
     elif error.status == 404:
         advice = f"create the namespace {manifest.namespace} first (role namespaces)." if "namespaces" in what else ""
-    elif error.status == 422 and ("immutable" in what or "updates to statefulset spec" in what):
-        advice = (
-            "this field cannot change in place: undo the change, or delete the object (mind its data) and run again."
-        )
     elif error.status in (400, 422):
         advice = "correct the template or the variable it takes this value from."
     return f"{manifest} (template {manifest.source}): {what.rstrip('.')}." + (f" To do: {advice}" if advice else "")

@@ -15,11 +15,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity impor
     usable_nodes,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.prune import GUARDED
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 Body = dict[str, Any]
 MINIMUM_VERSION = (1, 24)
-APPLY = ("get", "create", "patch")
+APPLY = ("get", "list", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
 ALSO_NEEDED = (
@@ -118,7 +119,8 @@ class ClusterChecks:
             resource = self.cluster.resource(manifest.api_version, manifest.kind)
             if resource:
                 key = (manifest.key[0], resource.plural, manifest.namespace if resource.namespaced else None)
-                verbs = {"list", "watch"} if manifest.key[0] in ("apps", "batch") else set()
+                verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
+                verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
                 wanted.setdefault(key, set(APPLY)).update(verbs)
         for namespace in {manifest.namespace for manifest in self.manifests if manifest.namespace}:
             for group, resource_name, verbs in ALSO_NEEDED:

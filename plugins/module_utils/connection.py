@@ -376,6 +376,17 @@ class Cluster:
                 }
             return self._kinds[api_version].get(kind)
 
+    def preferred_version(self, group: str) -> str | None:
+        """The apiVersion in which the server prefers to serve a group; None when it does not serve it."""
+        if not group:
+            return "v1"
+        try:
+            return self.request("GET", f"/apis/{quote(group)}")[1]["preferredVersion"]["groupVersion"]
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
     def forget_kinds(self) -> None:
         """Discover anew from now on: a CRD has just been established."""
         with self._kinds_lock:

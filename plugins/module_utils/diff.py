@@ -38,10 +38,10 @@ def content(body: dict[str, Any] | None) -> dict[str, Any]:
     return plain
 
 
-def yaml_diff(before: dict[str, Any] | None, after: dict[str, Any], title: str) -> dict[str, str]:
+def yaml_diff(before: dict[str, Any] | None, after: dict[str, Any] | None, title: str) -> dict[str, str]:
     """One entry of an Ansible result's `diff` list."""
     old, new = content(before), content(after)
-    if after.get("kind") == "Secret":
+    if (after or before or {}).get("kind") == "Secret":
         for part in ("data", "stringData"):
             was, becomes = old.get(part) or {}, new.get(part) or {}
             if was:
@@ -55,7 +55,7 @@ def yaml_diff(before: dict[str, Any] | None, after: dict[str, Any], title: str) 
         "before_header": title,
         "after_header": title,
         "before": to_yaml(old) if before else "",
-        "after": to_yaml(new),
+        "after": to_yaml(new) if after else "",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.template import Templar
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 
 
 class Settings:
@@ -46,3 +47,20 @@ class Settings:
     def wait_timeout(self) -> float:
         """Seconds to wait for readiness."""
         return float(self._value("platform_wait_timeout", 300))
+
+    def _names(self, name: str) -> list[str]:
+        """A list of objects, each as `Kind namespace/name`."""
+        value = self._value(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise EngineError(f"{name} must be a list of texts such as 'StatefulSet citadelbuy/postgres'.")
+        return [" ".join(item.split()) for item in value]
+
+    @property
+    def prune_data(self) -> list[str]:
+        """Guarded objects that may be pruned."""
+        return self._names("platform_prune_data")
+
+    @property
+    def replace(self) -> list[str]:
+        """Objects that may be deleted and created anew."""
+        return self._names("platform_replace")

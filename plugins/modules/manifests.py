@@ -10,7 +10,14 @@ description:
   - Renders every C(*.yaml.j2) file of a role's C(templates) folder with the task's variables, applies the objects with
     server-side apply, concurrently within a rank (namespaces and CRDs; configuration, RBAC and volumes; the rest), and
     waits until they are ready.
-  - All templates are rendered and parsed before the first object is applied.
+  - All templates are rendered and parsed, and all objects rehearsed as the server's dry run, before the first one is
+    applied. An object that is known to be as wanted costs no request of its own.
+  - Objects that this set has applied before and that no template renders any more are deleted. What holds data
+    (namespaces, volumes and their claims, CRDs, StatefulSets with volumes, Secrets with generated values) is kept, with
+    a warning, unless the variable C(platform_prune_data) names it, as in C(["StatefulSet citadelbuy/postgres"]).
+  - A change that Kubernetes refuses in place (an immutable field) fails with what would have to be done and what that
+    costs; the variable C(platform_replace), a list of the same form, allows it. The volumes of a StatefulSet grow in place
+    where their class allows it. A Job that has failed is replaced without being named.
   - Every object gets the labels C(app.kubernetes.io/part-of), C(app.kubernetes.io/managed-by),
     C(app.kubernetes.io/instance) and the ApplySet label of its set (KEP-3659). Pod templates of Deployments,
     StatefulSets and DaemonSets get the annotation C(citadelbuy.io/config-checksum), so that a change of a ConfigMap or
@@ -44,6 +51,16 @@ options:
       - Whether to take over fields that another field manager owns.
     type: bool
     default: false
+  prune:
+    description:
+      - Whether to delete what the set applied before and no longer renders.
+    type: bool
+    default: true
+  parent_namespace:
+    description:
+      - Namespace of the set's list of members, the ConfigMap C(applyset-NAME). Default is the variable
+        C(platform_namespace), else C(citadelbuy).
+    type: str
 attributes:
   check_mode:
     support: full
@@ -66,7 +83,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 objects:
-  description: What became of each object.
+  description:
+    - What became of each object; C(action) is one of created, changed, expanded, replaced, pruned, kept, unchanged.
   returned: always
   type: list
   elements: dict

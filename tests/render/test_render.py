@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import rendering
-from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
+from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 Sets = list[rendering.Rendered]
@@ -47,7 +49,8 @@ def test_kubeconform(inventory: Sets, kubeconform: str, schema_folder: Path, tmp
 
 def test_api_server_accepts_everything(inventory: Sets, cluster: Cluster, tmp_path: Path) -> None:
     for rendered in inventory:
-        outcome = Applier(cluster, Foreseen(tmp_path / "foreseen"), check=True).apply(rendered.manifests)
+        parent, foreseen = Parent(cluster, rendered.set_name, "citadelbuy"), Foreseen(tmp_path / "foreseen")
+        outcome = Applier(cluster, parent, Policy(), foreseen, check=True).apply(rendered.manifests)
         assert outcome.errors == []
         assert len(outcome.applied) == len(rendered.manifests)
 

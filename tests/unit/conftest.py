@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,15 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 init_plugin_loader([str(CHECKOUT / "collections")])
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset  # noqa: E402
-from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen, Outcome  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy  # noqa: E402
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Outcome  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent  # noqa: E402
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render  # noqa: E402
 
 ADMIN, NOBODY = "test-admin-token", "test-nobody-token"
-CONTROLLERS = "deployment,replicaset,statefulset,daemonset,job,serviceaccount,namespace"
+CONTROLLERS = "deployment,replicaset,statefulset,daemonset,job,serviceaccount,namespace,garbagecollector"
 
 
 def binaries() -> Path:
@@ -228,14 +231,25 @@ class Deployer:
         return render(Templar(loader=DataLoader()), [file], {"ns": self.namespace, **values})
 
     def __call__(
-        self, template: str, check: bool = False, force: bool = False, cluster: Cluster | None = None, **variables: Any
+        self,
+        template: str,
+        check: bool = False,
+        force: bool = False,
+        cluster: Cluster | None = None,
+        prune: bool = False,
+        role: str = "test",
+        prune_data: Iterable[str] = (),
+        replace: Iterable[str] = (),
+        **variables: Any,
     ) -> Outcome:
         """Render and apply; returns the outcome. What checks foresee is kept for the whole test."""
         manifests = self.render(template, **variables)
-        applyset.add_labels(manifests, applyset.applyset_id("test", self.namespace), "test")
+        parent = Parent(cluster or self.cluster, role, self.namespace)
+        applyset.add_labels(manifests, parent.id, "test")
         applyset.leave_replicas_to_autoscalers(manifests)
-        foreseen = Foreseen(self.folder / "foreseen")
-        return Applier(cluster or self.cluster, foreseen, check, force).apply(manifests)
+        policy = Policy(force, prune, list(prune_data), list(replace))
+        foreseen = Foreseen(self.folder / "foreseen") if check else None
+        return Applier(parent.cluster, parent, policy, foreseen, check).apply(manifests)
 
 
 @pytest.fixture

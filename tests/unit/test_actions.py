@@ -77,6 +77,7 @@ class Project:
             "ansible_connection": "local",
             "cluster_kubeconfig": str(kubeconfig),
             "demo_namespace": self.namespace,
+            "platform_namespace": self.namespace,
             "demo_password": "the-secret-password",
         }
 

@@ -307,12 +307,6 @@ def test_a_forbidden_apply_says_what_to_do(deploy, api_server):
     assert "To do: grant this" in error
 
 
-def test_an_immutable_field_is_told_as_such(deploy):
-    deploy(DEPLOYMENT)
-    (error,) = deploy(DEPLOYMENT.replace("{app: api}", "{app: other}")).errors
-    assert "cannot change in place" in error
-
-
 def test_a_failure_stops_before_the_next_rank(deploy, live):
     outcome = deploy(CONFIG.replace("settings", "Bad_") + "---" + DEPLOYMENT)
     assert len(outcome.errors) == 1

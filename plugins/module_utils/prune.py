@@ -1,0 +1,99 @@
+"""Deletes what a set applied before and no longer renders, except for what holds data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils import diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, Resource
+from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import GENERATE
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body, Change
+from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import rank_of
+
+VARIABLE = "platform_prune_data"
+GUARDED = {
+    "Namespace": "everything in it would go with it",
+    "PersistentVolume": "it holds data",
+    "PersistentVolumeClaim": "it holds data",
+    "CustomResourceDefinition": "all objects of its kind would go with it",
+}
+TRIES = 8
+
+
+def guard(body: Body) -> str:
+    """Why an object is only deleted on an explicit word; empty where it is not."""
+    if body["kind"] == "StatefulSet" and (body.get("spec") or {}).get("volumeClaimTemplates"):
+        return "it holds data in volumes"
+    if body["kind"] == "Secret" and GENERATE in (body["metadata"].get("annotations") or {}):
+        return "its generated values exist nowhere else"
+    return GUARDED.get(body["kind"], "")
+
+
+def prune(cluster: Cluster, leftovers: Iterable[Body], allowed: Iterable[str], dry: bool) -> list[Change]:
+    """Delete the members that no manifest stands for, workloads first.
+
+    :param leftovers: live objects, as they were when the run began.
+    :param allowed: guarded objects that may go, as `Kind namespace/name`.
+    :raises ApiError: when the server refuses a deletion.
+    """
+    leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp")]
+    changes: list[Change] = []
+    for rank in (2, 1, 0):
+        members = [body for body in leftovers if rank_of(body["kind"]) == rank]
+        if members:
+            with ThreadPoolExecutor(min(4, len(members))) as pool:
+                changes += pool.map(lambda body: _delete(cluster, body, set(allowed), dry), members)
+    return sorted(changes, key=str)
+
+
+def _delete(cluster: Cluster, body: Body, allowed: set[str], dry: bool) -> Change:
+    """Delete one object, unless it is guarded or another run has applied it since it was read."""
+    started = time.monotonic()
+    metadata = body["metadata"]
+    change = Change(body["kind"], metadata.get("namespace"), metadata["name"], "kept", before=body)
+    reason = guard(body)
+    if reason and str(change) not in allowed:
+        change.reason = f'{reason}; to delete it: {VARIABLE}: ["{change}"]'
+        return change
+    resource = cluster.resource(body["apiVersion"], body["kind"])
+    live: Body | None = body
+    for _attempt in range(TRIES):
+        if live is None or live["metadata"]["uid"] != metadata["uid"] or live["metadata"].get("deletionTimestamp"):
+            break  # somebody was quicker
+        if diff.content(live) != diff.content(body) or _applied_at(live) != _applied_at(body):
+            change.reason = "another run or user has changed it since this run began"
+            return change
+        try:
+            _send(cluster, resource, live, dry)
+            break
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            live = cluster.get(resource, change.namespace, change.name)  # its status has moved on
+    else:
+        change.reason = "it keeps changing"
+        return change
+    change.action, change.seconds = "pruned", time.monotonic() - started
+    return change
+
+
+def _send(cluster: Cluster, resource: Resource | None, live: Body, dry: bool) -> None:
+    assert resource, live["kind"]
+    metadata = live["metadata"]
+    options = {
+        "propagationPolicy": "Background",
+        "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+    }
+    path = resource.path(metadata.get("namespace"), metadata["name"])
+    cluster.request("DELETE", path, options, {"dryRun": "All"} if dry else None)
+
+
+def _applied_at(body: Body) -> list[tuple[str, str, str]]:
+    """Who has written an object, and when; its status aside."""
+    return [
+        (str(entry.get("manager")), str(entry.get("operation")), str(entry.get("time")))
+        for entry in body["metadata"].get("managedFields") or []
+        if not entry.get("subresource")
+    ]
