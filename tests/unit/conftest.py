@@ -270,6 +270,25 @@ def live(cluster: Cluster, namespace: str) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], None]:
+    """Wait until something is true; an object that does not exist yet is not."""
+
+    def wait(condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if condition():
+                    return
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            assert time.monotonic() < deadline, "this did not come true in 30 s"
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
 def patch_status(cluster: Cluster, namespace: str) -> Callable[[str, dict[str, Any]], None]:
     """Write an object's status, as a kubelet would."""
 
