@@ -72,9 +72,14 @@ metadata: {name: files, namespace: "{{ ns }}"}
 spec: {accessModes: [ReadWriteOnce], storageClassName: "{{ storage_class | default('one') }}", resources: {requests: {storage: 1Gi}}}
 """  # noqa: E501
 
+
+def address(host):
+    return {"address": f"10.200.0.{host}"}
+
+
 # What changes, and the words of the plan about what that costs.
 REPLACED = {
-    "Service address": ("Service", "store", SERVICE, {"address": "10.200.0.77"}, {"address": "10.200.0.78"}, "new address"),
+    "Service address": ("Service", "store", SERVICE, address(77), address(78), "a new address"),
     "Job template": ("Job", "migrate", JOB, {}, {"image": "app:2"}, "it runs again"),
     "Deployment selector": ("Deployment", "web", DEPLOYMENT, {}, {"app": "other"}, "nothing serves until"),
     "RoleBinding roleRef": ("RoleBinding", "reader", ROLE_BINDING, {}, {"role_name": "two"}, "lose their rights"),
