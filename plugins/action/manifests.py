@@ -15,6 +15,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import NO_CHANGE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import find_templates, render
+from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role, typed, value_problems
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, targets_of
 
@@ -51,6 +52,8 @@ class ActionModule(ActionBase):
         name = args["name"] or (role.get_name(include_role_fqcn=False) if role else None)
         if not name:
             raise EngineError("manifests: outside a role the argument `name` (the set's name) is needed.")
+        if role:
+            task_vars = task_vars | self._check_variables(Path(role._role_path), task_vars)
         base = [Path(role._role_path)] if role else []
         base += [Path(role._role_path, "templates")] if role else []
         files = find_templates(args["templates"], [*base, Path(self._loader.get_basedir())])
@@ -102,3 +105,14 @@ class ActionModule(ActionBase):
                 if seconds and seconds > 0.05:
                     entry["ready_after"] = round(seconds, 1)
         return result
+
+    def _check_variables(self, role: Path, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Judge the role's variables by its argument_specs.yml, in a tenth of the time of Ansible's own task for it.
+
+        :returns: those that were given as text and are none.
+        """
+        known = Role(role.name, role, options=Role.read_options(role))
+        problems = value_problems(known, task_vars, self._templar)
+        if problems:
+            raise EngineError("\n".join(problems))
+        return typed(known, task_vars, self._templar)

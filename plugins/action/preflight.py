@@ -14,6 +14,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import (
     Role,
+    typed,
     unknown_variables,
     value_problems,
 )
@@ -91,7 +92,7 @@ class ActionModule(ActionBase):
 
     def _secrets(self, role: Role, variables: dict[str, Any]) -> list[str]:
         """Placeholders, empty and short values, by name."""
-        scope = role.scope(variables)
+        scope = role.scope(variables) | typed(role, variables, self._templar)
         templar = self._templar.copy_with_new_env(available_variables=scope)
 
         def value(name: str, default: Any = None) -> Any:
@@ -107,7 +108,8 @@ class ActionModule(ActionBase):
 
     def _render(self, role: Role, variables: dict[str, Any]) -> tuple[list[Manifest], list[str]]:
         """A role's manifests, or what is wrong in each of its templates."""
-        files, scope = role.templates(), role.scope(variables)
+        files = role.templates()
+        scope = role.scope(variables) | typed(role, variables, self._templar)
         search = [str(role.path), str(role.path / "templates")]
         try:
             return render(self._templar, files, scope, search), []

@@ -22,6 +22,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import RA
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 THREADS = 8
+FEW = 2  # objects
 TRIES = 8  # reads and patches of an object that others keep changing
 
 
@@ -126,17 +127,18 @@ class _Pass:
     def run(self, after_rank: Callable[[list[Body]], None] | None) -> Outcome:
         """Apply the ranks in order; stops after the first one with a failure."""
         done: dict[Key, Change] = {}
-        with ThreadPoolExecutor(min(THREADS, len(self.manifests) // 2 + 1)) as pool:
-            for rank in RANKS:
-                members = [manifest for manifest in self.manifests if rank_of(manifest.kind) == rank]
-                if not members:
-                    continue
-                changes = list(pool.map(self._attempt, members))
-                done |= {manifest.key: change for manifest, change in zip(members, changes, strict=True) if change}
-                if self.outcome.errors:
-                    break
-                if after_rank:
-                    after_rank([change.after for change in changes if change and change.after])
+        for rank in RANKS:
+            members = [manifest for manifest in self.manifests if rank_of(manifest.kind) == rank]
+            if not members:
+                continue
+            # A connection for one request costs more than it saves.
+            with ThreadPoolExecutor(min(THREADS, len(members) // 2 or 1)) as pool:
+                changes = list((pool.map if len(members) > FEW else map)(self._attempt, members))
+            done |= {manifest.key: change for manifest, change in zip(members, changes, strict=True) if change}
+            if self.outcome.errors:
+                break
+            if after_rank:
+                after_rank([change.after for change in changes if change and change.after])
         self.outcome.applied = [done[manifest.key] for manifest in self.manifests if manifest.key in done]
         return self.outcome
 

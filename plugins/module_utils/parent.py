@@ -27,6 +27,7 @@ TOOL = f"{MANAGER}/v1"
 RECORD = "unchanged.json"
 RECORD_LIMIT = 900_000  # bytes; a ConfigMap holds 1 MiB
 TRIES = 8
+FEW = 8  # requests
 
 Body = dict[str, Any]
 Key = tuple[str, str, str | None, str]  # API group, kind, namespace, name
@@ -60,9 +61,13 @@ class Parent:
             resource = self.cluster.resource(version, kind) if version else None
             if resource:
                 collections += [(resource, place) for place in (sorted(namespaces) if resource.namespaced else [None])]
-        with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(self._list, collections):
-                self.members |= {key_of(body): body for body in found}
+        # A new connection costs three round trips: it has to be worth it.
+        if len(collections) < FEW:
+            answers = [self._list(collection) for collection in collections]
+        else:
+            with ThreadPoolExecutor(min(4, len(collections) // 4)) as pool:
+                answers = list(pool.map(self._list, collections))
+        self.members = {key_of(body): body for found in answers for body in found}
 
     def _read(self) -> None:
         self._body = self.cluster.get(CONFIG_MAP, self.namespace, self.name)
@@ -92,6 +97,8 @@ class Parent:
 
     def is_unchanged(self, manifest: Manifest, live: Body) -> bool:
         """Whether applying the manifest to the live object is known to change nothing."""
+        if manifest.kind == "Secret" and manifest.body.get("data") != live.get("data"):
+            return False
         return self._record.get(_text(manifest.key)) == _entry(manifest.body, live)
 
     def widen(self, manifests: Iterable[Manifest]) -> bool:
@@ -117,10 +124,7 @@ class Parent:
         if applied is None:
             self._write(kinds, places, None)
             return
-        # A hash of a Secret would let its values be guessed.
-        record = {
-            _text(manifest.key): _entry(manifest.body, live) for manifest, live in applied if manifest.kind != "Secret"
-        }
+        record = {_text(manifest.key): _entry(manifest.body, live) for manifest, live in applied}
         self._write(kinds, places, record)
 
     def _write(self, kinds: set[GroupKind], places: set[str], record: dict[str, str] | None) -> bool:
@@ -191,7 +195,14 @@ def _text(key: Key) -> str:
 
 
 def _entry(manifest: Body, live: Body) -> str:
-    """Hashes of what is applied, and of the object with the fields that are ours: 80 bits each."""
+    """Hashes of what is applied, and of the object with the fields that are ours: 80 bits each.
+
+    A Secret's values are left out, for a hash lets them be guessed; they are compared themselves.
+    """
+    if manifest["kind"] == "Secret":
+        manifest, live = (
+            {key: body[key] for key in body if key not in ("data", "stringData")} for body in (manifest, live)
+        )
     fields = [
         entry.get("fieldsV1")
         for entry in live["metadata"].get("managedFields") or []

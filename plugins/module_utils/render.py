@@ -13,6 +13,7 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 
 JINJA = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+REFUSAL = re.compile(r"^The filter plugin '[\w.]*require' failed: ")
 SUFFIXES = (".yaml.j2", ".yml.j2")
 
 
@@ -133,7 +134,7 @@ def _render_one(templar: Templar, file: Path) -> str:
     try:
         text = templar.template(trust_as_template(source), escape_backslashes=False, overrides=JINJA)
     except AnsibleError as error:
-        message = str(getattr(error, "message", "") or error).strip()
+        message = REFUSAL.sub("", str(getattr(error, "message", "") or error).strip())
         raise EngineError(f"template {_where(error, message, file, source)}: {message.rstrip('.')}.") from None
     return "" if text is None else str(text).encode("utf-8", "replace").decode("utf-8")
 

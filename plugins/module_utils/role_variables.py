@@ -45,14 +45,18 @@ class Role:
                 return {}
             return loader.load_from_file(str(place), cache="none", trusted_as_template=True) or {}
 
+        return cls(path.name, path, read("defaults/main.yml"), read("vars/main.yml"), cls.read_options(path))
+
+    @staticmethod
+    def read_options(path: Path) -> dict[str, dict[str, Any]]:
+        """The options that a role's meta/argument_specs.yml describes, of all its entry points; none without it."""
         # Nothing in it is templated, and Ansible's own loader takes ten times as long.
         place = path / "meta/argument_specs.yml"
         content = yaml.load(place.read_text(encoding="utf-8"), Loader=FAST_LOADER) if place.is_file() else {}
-        specs = content.get("argument_specs") or {}
         options: dict[str, dict[str, Any]] = {}
-        for spec in specs.values():
+        for spec in (content.get("argument_specs") or {}).values():
             options |= spec.get("options") or {}
-        return cls(path.name, path, read("defaults/main.yml"), read("vars/main.yml"), options)
+        return options
 
     @property
     def known(self) -> set[str]:
@@ -118,6 +122,21 @@ def value_problems(role: Role, variables: Mapping[str, Any], templar: Templar) -
             found.append(f"variable {name}{place}: {reason.rstrip('.')}.")
             continue
         found += [f"variable {name}{place}: {text}" for text in _judge(name, spec, value)]
+    return found
+
+
+def typed(role: Role, variables: Mapping[str, Any], templar: Templar) -> dict[str, Any]:
+    """The flags and numbers that were given as texts, as what they mean: `-e x=false` is a text, and no text is false.
+
+    To be called for variables without problems.
+    """
+    lookup = templar.copy_with_new_env(available_variables=role.scope(variables))
+    found = {}
+    for name, spec in role.options.items():
+        raw = variables.get(name)
+        if spec.get("type") in NOT_NUMBERS and isinstance(raw, str):
+            value = raw if _is_plain(raw) else lookup.template(raw)
+            found[name] = ArgumentSpecValidator({name: spec}).validate({name: value}).validated_parameters[name]
     return found
 
 

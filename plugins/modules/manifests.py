@@ -10,14 +10,15 @@ description:
   - Renders every C(*.yaml.j2) file of a role's C(templates) folder with the task's variables, applies the objects with
     server-side apply, concurrently within a rank (namespaces and CRDs; configuration, RBAC and volumes; the rest), and
     waits until they are ready.
+  - The role's variables are judged by its C(meta/argument_specs.yml).
   - All templates are rendered and parsed, and all objects rehearsed as the server's dry run, before the first one is
     applied. An object that is known to be as wanted costs no request of its own.
   - Objects that this set has applied before and that no template renders any more are deleted. What holds data
     (namespaces, volumes and their claims, CRDs, StatefulSets with volumes, Secrets with generated values) is kept, with
     a warning, unless the variable C(platform_prune_data) names it, as in C(["StatefulSet citadelbuy/postgres"]).
   - A change that Kubernetes refuses in place (an immutable field) fails with what would have to be done and what that
-    costs; the variable C(platform_replace), a list of the same form, allows it. The volumes of a StatefulSet grow in place
-    where their class allows it. A Job that has failed is replaced without being named.
+    costs; the variable C(platform_replace), a list of the same form, allows it. The volumes of a StatefulSet grow in
+    place where their class allows it. A Job that has failed is replaced without being named.
   - Every object gets the labels C(app.kubernetes.io/part-of), C(app.kubernetes.io/managed-by),
     C(app.kubernetes.io/instance) and the ApplySet label of its set (KEP-3659). Pod templates of Deployments,
     StatefulSets and DaemonSets get the annotation C(citadelbuy.io/config-checksum), so that a change of a ConfigMap or

@@ -178,3 +178,27 @@ def test_a_wrong_argument_is_named(project):
         "- name: Apply\n  citadelbuy.platform.manifests: {templats: [x]}\n"
     )
     assert "templats" in project.run().stdout
+
+
+SPECIFICATION = """
+argument_specs:
+  main:
+    short_description: A demo
+    options:
+      demo_fast: {type: bool, description: A flag}
+      demo_size: {type: int, description: A number}
+"""
+
+
+def test_a_role_s_variables_are_judged_and_typed_by_the_action(project, cluster):
+    (project.folder / "roles/demo/meta").mkdir()
+    (project.folder / "roles/demo/meta/argument_specs.yml").write_text(SPECIFICATION)
+    template = project.folder / "roles/demo/templates/10-config.yaml.j2"
+    template.write_text(CONFIG.replace("\ndata: {", "\ndata: {fast: '{{ 1 if demo_fast else 0 }}', "))
+    play = project.folder / "site.yml"
+    play.write_text(play.read_text().replace("name: demo}", "name: demo, rolespec_validate: false}"))
+    assert "variable demo_size" in project.run(demo_size="many", demo_fast="no").stdout
+    done = project.run(demo_size="2", demo_fast="no")
+    assert done.returncode == 0, done.stdout
+    live = cluster.request("GET", f"/api/v1/namespaces/{project.namespace}/configmaps/settings")[1]
+    assert live["data"]["fast"] == "0"

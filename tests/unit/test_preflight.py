@@ -113,6 +113,11 @@ def test_all_problems_are_told_at_once_inventory_and_cluster(check: Check) -> No
         assert part in text
 
 
+def test_flags_and_numbers_on_the_command_line_are_texts_and_mean_what_they_say(check: Check) -> None:
+    assert "without Patroni" in check(postgres_replicas="2", postgres_patroni_enabled="false")["text"]
+    assert "secrets_jwt_secret is empty" in check(secrets_generate="no")["text"]
+
+
 def test_an_inventory_can_be_checked_without_its_cluster(check: Check) -> None:
     assert not check(cluster=False, cluster_kubeconfig="/nope").get("failed")
 

@@ -98,3 +98,10 @@ def test_values_are_masked_longest_first():
     body = {"data": {"long": "c2VjcmV0LXZhbHVlLWxvbmc=", "base": "c2VjcmV0LXZhbHVl"}}
     text = "got secret-value-long, c2VjcmV0LXZhbHVl and secret-value"
     assert diff.mask(text, diff.secret_values(body)) == "got *****, ***** and *****"
+
+
+def test_a_template_can_refuse(tmp_path):
+    text = "{{ (members == 1) | citadelbuy.platform.require('members is ' ~ members ~ ': set it to 1.') }}\n" + HEAD
+    assert len(render_files(tmp_path, {"members": 1}, a=text)) == 1
+    with pytest.raises(EngineError, match=r"a\.yaml\.j2(:1)?: members is 2: set it to 1\.$"):
+        render_files(tmp_path, {"members": 2}, a=text)
