@@ -42,6 +42,10 @@ cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from noth
 lint unit render molecule cluster:
 	@python tests/run.py $@
 
+.PHONY: bench
+bench: $(STAMP) ## Measured against kubectl, Helm and kubernetes.core, on the cluster of `make up`; ARGS names benchmarks
+	@python tests/benchmarks/run.py $(ARGS)
+
 .PHONY: venv
 venv: $(STAMP) ## The Python environment, as .venv
 	@# A real .venv of somebody's own is left alone.
