@@ -75,8 +75,10 @@ class Applier:
         leftovers = [body for key, body in self.parent.members.items() if key not in wanted]
         rehearsal = _Pass(self, manifests, self._foreseen, dry=True)
         self.outcome = rehearsal.run(None)
-        if not self.outcome.errors and not self.check and rehearsal.skipped != wanted:
-            self._apply_for_real(manifests, rehearsal.skipped, settle)
+        if not self.check and (self.outcome.errors or rehearsal.skipped != wanted):
+            self.outcome.applied = []  # so far
+            if not self.outcome.errors:
+                self._apply_for_real(manifests, rehearsal.skipped, settle)
         if self.outcome.errors:
             return
         live = [change.after for change in self.outcome.applied if change.after]

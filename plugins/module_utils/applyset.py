@@ -21,7 +21,7 @@ KeyHashes = Callable[[str, str | None, str], dict[str, str] | None]
 
 def parent_name(name: str) -> str:
     """The ConfigMap that is the ApplySet's parent object."""
-    return f"applyset-{name}"
+    return f"applyset-{name.replace('_', '-')}"
 
 
 def applyset_id(name: str, namespace: str) -> str:
