@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.fields import applied_fields, extract
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 MANAGER = "citadelbuy-platform"
@@ -195,7 +196,7 @@ def _text(key: Key) -> str:
 
 
 def _entry(manifest: Body, live: Body) -> str:
-    """Hashes of what is applied, and of the object with the fields that are ours: 80 bits each.
+    """Hashes of what is applied, and of the fields that are ours with their values: 80 bits each.
 
     A Secret's values are left out, for a hash lets them be guessed; they are compared themselves.
     """
@@ -203,12 +204,8 @@ def _entry(manifest: Body, live: Body) -> str:
         manifest, live = (
             {key: body[key] for key in body if key not in ("data", "stringData")} for body in (manifest, live)
         )
-    fields = [
-        entry.get("fieldsV1")
-        for entry in live["metadata"].get("managedFields") or []
-        if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource")
-    ]
-    return f"{_hash(manifest)}:{_hash([diff.content(live), fields])}"
+    fields = applied_fields(live, MANAGER)
+    return f"{_hash(manifest)}:{_hash([fields, extract(live, fields)])}"
 
 
 def _hash(value: Any) -> str:

@@ -82,12 +82,13 @@ def _delete(cluster: Cluster, body: Body, allowed: set[str], dry: bool) -> Chang
 def _send(cluster: Cluster, resource: Resource | None, live: Body, dry: bool) -> None:
     assert resource, live["kind"]
     metadata = live["metadata"]
-    options = {
+    options: Body = {
         "propagationPolicy": "Background",
         "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
     }
-    path = resource.path(metadata.get("namespace"), metadata["name"])
-    cluster.request("DELETE", path, options, {"dryRun": "All"} if dry else None)
+    # With a body, the server does not look at the query: dryRun has to be in here.
+    options |= {"dryRun": ["All"]} if dry else {}
+    cluster.request("DELETE", resource.path(metadata.get("namespace"), metadata["name"]), options)
 
 
 def _applied_at(body: Body) -> list[tuple[str, str, str]]:

@@ -1,0 +1,39 @@
+"""What a field manager owns of a live object, by its managedFields (FieldsV1 of Kubernetes' structured-merge-diff)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Body = dict[str, Any]
+
+
+def applied_fields(live: Body, manager: str) -> Body:
+    """The FieldsV1 tree that a manager has applied; empty where it has applied nothing."""
+    for entry in live["metadata"].get("managedFields") or []:
+        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
+            return entry.get("fieldsV1") or {}
+    return {}
+
+
+def extract(live: Any, fields: Body) -> Any:
+    """The part of a live value that a FieldsV1 tree names.
+
+    `f:name` is a field, `k:{...}` the list item with these keys, `v:...` the list item of this value, and an empty tree
+    stands for all of the value. List items come in the tree's order.
+    """
+    if not fields:
+        return live
+    if isinstance(live, dict):
+        names = [key[2:] for key in fields if key.startswith("f:")]
+        return {name: extract(live[name], fields[f"f:{name}"]) for name in names if name in live}
+    if isinstance(live, list):
+        found = []
+        for key, below in fields.items():
+            if key.startswith("k:"):
+                wanted = json.loads(key[2:])
+                found += [extract(item, below) for item in live if wanted.items() <= item.items()]
+            elif key.startswith("v:"):
+                found += [item for item in live if item == json.loads(key[2:])]
+        return found
+    return live
