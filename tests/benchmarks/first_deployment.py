@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contenders import LOCAL, Rivals, playbook
-from pairing import BenchmarkError, Pair, Report, progress, seconds
+from pairing import ENOUGH, BenchmarkError, Pair, Report, progress, seconds
 from platform_objects import WORKLOADS, applied, embedded_cluster, live_objects
 
 LAYERS = [f"playbooks/{layer}.yml" for layer in ("foundation", "datastores", "applications")]
@@ -48,7 +48,7 @@ def measure(report: Report, rounds: int, folder: Path) -> None:
         rivals.kubectl_apply()
         _wait_with_kubectl(rivals)
 
-    rounds = max(1, rounds // 2)
+    rounds = max(min(rounds, ENOUGH), rounds // 2)
     try:
         for name, rival, limit in (
             ("kubectl apply and rollout status", kubectl, 1.15),

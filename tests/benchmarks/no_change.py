@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contenders import LOCAL, Rivals, playbook, unchanged
-from pairing import BenchmarkError, Pair, Report, peak_memory
+from pairing import ENOUGH, BenchmarkError, Pair, Report, peak_memory
 from platform_objects import applied, changes, embedded_cluster, live_objects, without_pods
 
 SITE = "ansible-playbook site.yml"
@@ -28,7 +28,7 @@ def measure(report: Report, rounds: int, folder: Path) -> None:
         raise BenchmarkError(f"the platform is not as this checkout wants it: `make up` first. ({error})") from None
     rivals = Rivals([applied(body) for body in before], folder / "same")
     count = len(before)
-    few = max(1, rounds // 2)
+    few = max(min(rounds, ENOUGH), rounds // 2)
 
     site()
     rivals.kubectl_apply()

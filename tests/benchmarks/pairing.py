@@ -18,6 +18,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / ".cache/benchmarks"
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+ENOUGH = 3  # pairs; fewer tell nothing about a target
 SAMPLE_EVERY = 0.05  # seconds between two looks at a process tree's memory
 
 Command = Sequence[str | Path]
@@ -82,12 +83,18 @@ class Pair:
         """Ours divided by the rival's, pair by pair."""
         return [ours / rival for ours, rival in zip(self.ours, self.rival, strict=True)]
 
-    @property
-    def good(self) -> bool:
-        """Whether every target of the pair is met; true without one."""
-        return (self.limit is None or median(self.ratios) <= self.limit) and (
-            self.own_limit is None or median(self.ours) <= self.own_limit
-        )
+    def verdict(self) -> str:
+        """Of all targets of the pair: ok (without one, too), MISSED, or too few pairs."""
+        verdicts = [self._verdict(limit, values) for limit, values in self._targets() if limit is not None]
+        return next((text for text in ("MISSED", "too few pairs") if text in verdicts), "ok")
+
+    def _targets(self) -> list[tuple[float | None, list[float]]]:
+        return [(self.limit, self.ratios), (self.own_limit, self.ours)]
+
+    def _verdict(self, limit: float, values: list[float]) -> str:
+        if len(values) < ENOUGH:
+            return "too few pairs"
+        return "ok" if median(values) <= limit else "MISSED"
 
     def table(self) -> str:
         """The pair as people read it."""
@@ -105,8 +112,7 @@ class Pair:
             (self.our_name, self.own_limit, f" {self.unit}", self.ours),
         ):
             if limit is not None:
-                verdict = "ok" if median(value) <= limit else "MISSED"
-                lines.append(f"  target: median {what} at most {limit:g}{unit}: {verdict}")
+                lines.append(f"  target: median {what} at most {limit:g}{unit}: {self._verdict(limit, value)}")
         return "\n".join(lines)
 
 
@@ -138,7 +144,7 @@ class Report:
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
         )
-        pairs = [asdict(pair) | {"ratios": pair.ratios, "good": pair.good} for pair in self.pairs]
+        pairs = [asdict(pair) | {"ratios": pair.ratios, "verdict": pair.verdict()} for pair in self.pairs]
         content = {
             "benchmark": self.name,
             "begun": begun.isoformat(timespec="seconds"),

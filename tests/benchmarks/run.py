@@ -31,7 +31,7 @@ DESTROYS = "first-deployment"
 
 
 def main() -> int:
-    """Run the benchmarks that were named. Returns 1 when a target was missed, 2 when one could not be measured."""
+    """Run the benchmarks that were named. Returns 1 when a target was not met, 2 when one could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], metavar="name", help=", ".join(BENCHMARKS))
     parser.add_argument("--rounds", type=int, default=7, help="pairs of samples; slow rivals get fewer (7)")
@@ -47,14 +47,17 @@ def main() -> int:
         try:
             with tempfile.TemporaryDirectory(prefix="citadelbuy-benchmark-") as folder:
                 BENCHMARKS[name](report, arguments.rounds, Path(folder))
-            outcome[name] = "ok" if all(pair.good for pair in report.pairs) else "MISSED"
+            verdicts = [pair.verdict() for pair in report.pairs]
+            outcome[name] = next((text for text in ("MISSED", "too few pairs") if text in verdicts), "ok")
         except BenchmarkError as error:
             print(f"{name}: {error}", flush=True)
             outcome[name] = "not measured"
         if report.pairs:
             print(f"written to {report.write(begun, load).relative_to(CHECKOUT)}")
     print("\n" + ", ".join(f"{name}: {result}" for name, result in outcome.items()))
-    return 2 if "not measured" in outcome.values() else 1 if "MISSED" in outcome.values() else 0
+    if "not measured" in outcome.values():
+        return 2
+    return 0 if set(outcome.values()) == {"ok"} else 1
 
 
 if __name__ == "__main__":
