@@ -162,7 +162,7 @@ class CallbackModule(CallbackBase):
         """The process ends, and its playbook has not."""
         now = time.monotonic()
         for (host, _), (task, started) in self._running.items():
-            entry = Entry(task.get_name(False), _set_of(task, {}), "", now - started, failure="interrupted")
+            entry = Entry(task.name or task.action, _set_of(task, {}), "", now - started, failure="interrupted")
             self._entries.setdefault(host, []).append(entry)
             self._failed.add(host)
         self._print()
@@ -184,7 +184,7 @@ class CallbackModule(CallbackBase):
         found = result.result
         message = [found.get(part) for part in ("msg", "problems", "censored") if isinstance(found.get(part), str)]
         entry = Entry(
-            task.get_name(False),
+            result.task_name,
             _set_of(task, result.task_fields.get("args") or {}) if ours else _set_of(task, {}),
             action if ours else "",
             now - started,
@@ -262,7 +262,7 @@ class CallbackModule(CallbackBase):
             if entries:
                 headline, *lines = self._text(host, entries)
                 changed = any(item["action"] not in NO_CHANGE for item in _applied(entries))
-                bad = any(entry.failure for entry in entries)
+                bad = not self._finished or any(entry.failure for entry in entries)
                 self._display.display(headline, C.COLOR_ERROR if bad else C.COLOR_CHANGED if changed else C.COLOR_OK)
                 for line in lines:
                     self._display.display(line)
@@ -274,7 +274,7 @@ class CallbackModule(CallbackBase):
         objects = _applied(entries)
         failures = [entry for entry in entries if entry.failure]
         sets = {entry.role for entry in entries if entry.action == MANIFESTS and entry.objects}
-        parts = ["failed" if self._finished else "interrupted"] if failures else []
+        parts = ["interrupted"] if not self._finished else ["failed"] if failures else []
         if objects:
             parts.append(_total(objects, len(sets), check))
         parts.append(_duration(sum(entry.seconds for entry in entries if entry.action or entry.failure)))
@@ -342,13 +342,16 @@ def _total(objects: list[Object], sets: int, check: bool) -> str:
 def _named(objects: list[Object], check: bool) -> list[str]:
     """A line for each object that is not as before, and for each that was kept."""
     chosen = [item for item in objects if item["action"] != "unchanged"]
+    verbs = [
+        f"would {VERBS.get(item['action'], item['action'])}" if check else item["action"] for item in chosen[:NAMED]
+    ]
+    width = max(map(len, verbs), default=0)
     lines = []
-    for item in chosen[:NAMED]:
-        verb = f"would {VERBS.get(item['action'], item['action'])}" if check else item["action"]
+    for verb, item in zip(verbs, chosen, strict=False):
         text = _name(item)
         text += f", ready after {_duration(item['ready_after'])}" if item.get("ready_after") else ""
         text += f": {item['reason']}" if item.get("reason") else ""
-        lines += _wrap(f"    {verb}  ", text)
+        lines += _wrap(f"    {verb:{width}}  ", text)
     return lines + ([f"    and {len(chosen) - NAMED} more"] if len(chosen) > NAMED else [])
 
 
