@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from contenders import Rivals, playbook, unchanged
-from pairing import CHECKOUT, BenchmarkError, Pair, Report, descendants, memory, peak_memory, progress, seconds
+from pairing import CHECKOUT, ENOUGH, BenchmarkError, Pair, Report, descendants, memory, peak_memory, progress, seconds
 from platform_objects import applied, live_objects
 
 sys.path.insert(0, str(CHECKOUT / "tests/unit"))
@@ -110,14 +110,14 @@ def measure(report: Report, rounds: int, folder: Path) -> None:
         kubectl()
         title = f"No change, {COUNT} clusters, {count} objects in each"
         pair = Pair(title, "ansible-playbook, one run", "kubectl, one by one")
-        report.add(pair.measure(ours, kubectl, max(1, rounds // 2)))
+        report.add(pair.measure(ours, kubectl, max(min(rounds, ENOUGH), rounds // 2)))
         one = started[0].folder.name
         alone = Pair(f"No change, one of these clusters: {count} objects", "ansible-playbook", "kubectl")
 
         def ours_alone() -> None:
             unchanged(playbook(FOUNDATION, SET, "-i", hosts, "--limit", one))
 
-        report.add(alone.measure(ours_alone, rivals[0].kubectl_apply, max(1, rounds // 2)))
+        report.add(alone.measure(ours_alone, rivals[0].kubectl_apply, max(min(rounds, ENOUGH), rounds // 2)))
         report.note(f"memory of the {COUNT} API servers and their etcd", f"{memory(descendants()):.0f} MiB")
         report.note(f"peak memory of the run, {COUNT} clusters", f"{peak_memory(ours):.0f} MiB")
         report.note("peak memory of the run, one cluster", f"{peak_memory(ours_alone):.0f} MiB")

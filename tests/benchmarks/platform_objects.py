@@ -55,7 +55,7 @@ def live_objects(cluster: Cluster, namespace: str = NAMESPACE) -> list[Body]:
 def embedded_cluster() -> Cluster:
     """The cluster of `make up`.
 
-    :raises BenchmarkError: when it has never been there, or when the way to it is slower for one contender than another.
+    :raises BenchmarkError: when it has never been there, or when the way to it slows one contender more than another.
     """
     try:
         cluster = Cluster.from_kubeconfig("local", str(KUBECONFIG))
@@ -78,8 +78,8 @@ def _check_forwarder(port: int | None) -> None:
         listens = [word for word in words if word.startswith(f"TCP-LISTEN:{port},")]
         if words[0].endswith("socat") and listens and "nodelay" not in listens[0].split(","):
             raise BenchmarkError(
-                f"no fair pair: the forwarder on port {port} delays the rivals' requests (socat without nodelay), for an "
-                "older checkout made this cluster. To do: `make down up`."
+                f"no fair pair: the forwarder on port {port} delays the rivals' requests (socat without nodelay), "
+                "for an older checkout made this cluster. To do: `make down up`."
             )
 
 
