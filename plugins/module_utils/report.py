@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError, Resource
 
 Body = dict[str, Any]
+SECRET = Resource("v1", "Secret", "secrets", True)
 EVENTS = 5
 LOG_LINES = 10
 
@@ -27,8 +30,37 @@ def last_exit(container: Body) -> str:
     return "no exit code known"
 
 
-def describe(cluster: Cluster, body: Body | None, pods: list[Body], events: list[Body]) -> list[str]:
-    """Indented lines about an object that is not ready and about its pods."""
+def secret_values(cluster: Cluster, pods: list[Body]) -> set[str]:
+    """The values that logs and messages of these pods must not show: those of every Secret that they use.
+
+    Whole, line by line, in base64 and as they stand in a URL. A value that is also the name of something in the
+    report is no secret, and a Secret that the user may not read is left out.
+    """
+    used, names = set(), set()
+    for pod in pods:
+        metadata, spec = pod["metadata"], pod.get("spec") or {}
+        names |= {metadata["namespace"], metadata["name"]}
+        for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+            names |= {container["name"], container.get("image") or ""}
+        used |= {(metadata["namespace"], name) for kind, name, _ in applyset.references(spec) if kind == "Secret"}
+    values: set[str] = set()
+    for namespace, name in used:
+        try:
+            values |= diff.secret_values(cluster.get(SECRET, namespace, name) or {})
+        except EngineError:  # not allowed, or out of reach
+            continue
+    values |= {line for value in values for line in value.splitlines() if len(line) >= diff.SHORTEST_MASKED}
+    values |= {quote(value, safe="") for value in values}
+    return {value for value in values if not any(value in name for name in names)}
+
+
+def describe(
+    cluster: Cluster, body: Body | None, pods: list[Body], events: list[Body], secrets: set[str] | None = None
+) -> list[str]:
+    """Indented lines about an object that is not ready and about its pods.
+
+    :param secrets: values to blank out of the logs.
+    """
     lines = []
     for pod in pods:
         status = pod.get("status") or {}
@@ -45,7 +77,7 @@ def describe(cluster: Cluster, body: Body | None, pods: list[Body], events: list
         lines += _events(pod, events)
         for container in containers:
             if not (container.get("ready") or _ended_well(container)):
-                lines += _log(cluster, pod, container)
+                lines += _log(cluster, pod, container, secrets or set())
     if body:
         lines += _events(body, events)
     return lines
@@ -83,7 +115,7 @@ def _events(body: Body, events: list[Body]) -> list[str]:
     ]
 
 
-def _log(cluster: Cluster, pod: Body, container: Body) -> list[str]:
+def _log(cluster: Cluster, pod: Body, container: Body, secrets: set[str]) -> list[str]:
     """The last log lines of a container; of its previous run where it has crashed."""
     metadata = pod["metadata"]
     path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
@@ -93,7 +125,8 @@ def _log(cluster: Cluster, pod: Body, container: Body) -> list[str]:
     previous = {"previous": "true"} if "waiting" in (container.get("state") or {}) else {}
     try:
         text = cluster.request("GET", path, query=query | previous, text=True)[1]
-    except (ApiError, EngineError):
+    except EngineError:
         return []
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Masked as a whole, before anything is cut: half a secret would not be found.
+    lines = [line for line in diff.mask(text, secrets).splitlines() if line.strip()]
     return [f"    log of {container['name']}:"] + [f"      {line[:300]}" for line in lines] if lines else []

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.client
+import json
+import re
+import socket
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, urlsplit
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, wait
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, EngineError, Resource
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, report, wait
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    ApiError,
+    Cluster,
+    Credentials,
+    EngineError,
+    Resource,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
+    EVENT,
     POD,
     Failed,
     Waiter,
@@ -99,24 +113,152 @@ def kubelet(cluster, namespace):
         item.join()
 
 
+class Gate(ThreadingHTTPServer):
+    """Stands between a client and the real API server, to lose connections, refuse or rewrite requests on the way."""
+
+    daemon_threads = True
+
+    def __init__(self, cluster):
+        super().__init__(("127.0.0.1", 0), Passage)
+        self.behind = cluster._credentials
+        self.watches = []  # paths of the watches that were asked for
+        self.answered = b""  # all that the server has said on watches
+        self.open = set()
+        self.turn = lambda path: path  # the path to ask for instead, or (status, text) as the answer
+        url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.cluster = Cluster("test", Credentials(url, headers=self.behind.headers))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def cut(self):
+        """Lose all connections."""
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class Passage(BaseHTTPRequestHandler):
+    """One request through a Gate."""
+
+    def do_GET(self):
+        gate, watching = self.server, "watch=1" in self.path
+        path = gate.turn(self.path)
+        gate.watches += [self.path] if watching else []
+        if not isinstance(path, str):
+            self.send_response(path[0])
+            self.end_headers()
+            self.wfile.write(path[1].encode())
+            return
+        url = urlsplit(gate.behind.server)
+        behind = http.client.HTTPSConnection(url.hostname, url.port, context=gate.behind.tls)
+        behind.request("GET", path, headers=gate.behind.headers | {"Accept": self.headers["Accept"]})
+        answer = behind.getresponse()
+        self.send_response(answer.status)
+        self.end_headers()
+        if watching:
+            gate.open.add(self.connection)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while data := answer.read1(65536):
+                gate.answered += data if watching else b""
+                self.wfile.write(data)
+                self.wfile.flush()
+        gate.open.discard(self.connection)
+        behind.close()
+
+    def log_message(self, *_):
+        """Silent."""
+
+
+@pytest.fixture
+def gate(cluster):
+    """A way to the API server that a test can disturb."""
+    server = Gate(cluster)
+    yield server
+    server.cut()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def in_background(settle):
+    """Start settling an outcome; returns a function that ends with the seconds it took, or raises what it raised."""
+
+    def start(outcome, timeout=60, through=None):
+        result = []
+
+        def run():
+            try:
+                result.append(settle(outcome, timeout, through))
+            except EngineError as error:
+                result.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+
+        def end():
+            thread.join(timeout + 30)
+            if isinstance(result[0], Exception):
+                raise result[0]
+            return result[0]
+
+        return end
+
+    return start
+
+
+@pytest.fixture
+def warn(cluster, namespace):
+    """Write the event of a warning about an object, again and again until the test ends."""
+    stopped, threads = threading.Event(), []
+
+    def write(name, body, number):
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        path = EVENT.path(namespace)
+        if number == 1:
+            head = {"metadata": {"name": name}, "count": 1, "type": "Warning", "firstTimestamp": now}
+            cluster.request("POST", path, body | head | {"lastTimestamp": now})
+        else:
+            change = {"count": number, "lastTimestamp": now}
+            cluster.request("PATCH", f"{path}/{name}", change, content="application/merge-patch+json")
+
+    def start(kind, name, reason, message, times=1000):
+        event = f"{name}.{time.time_ns():x}"
+        about = {"kind": kind, "name": name, "namespace": namespace}
+        body = {"involvedObject": about, "reason": reason, "message": message}
+        write(event, body, 1)
+
+        def repeat():
+            for number in range(2, times + 1):
+                if stopped.wait(0.3):
+                    return
+                write(event, body, number)
+
+        threads.append(threading.Thread(target=repeat, daemon=True))
+        threads[-1].start()
+
+    yield start
+    stopped.set()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.fixture
 def settle(cluster):
     """Wait for an outcome's objects; returns the seconds it took."""
 
-    def until(outcome, timeout=20):
+    def until(outcome, timeout=20, through=None):
         assert outcome.errors == []
         began = time.monotonic()
-        Waiter(cluster, timeout).wait(targets_of(item.after for item in outcome.applied))
+        Waiter(through or cluster, timeout).wait(targets_of(item.after for item in outcome.applied))
         return time.monotonic() - began
 
     return until
 
 
-def failure(settle, outcome, timeout=20, within=8.0):
+def failure(settle, outcome, timeout=20, within=8.0, through=None):
     """The message of a wait that must fail before its time-out."""
     began = time.monotonic()
     with pytest.raises(Failed) as caught:
-        settle(outcome, timeout)
+        settle(outcome, timeout, through)
     assert time.monotonic() - began < within
     return str(caught.value)
 
@@ -251,26 +393,83 @@ def test_crashing_pods_of_the_old_revision_do_not_count(deploy, kubelet, settle)
     settle(deploy(DEPLOYMENT, name="api", image="app:2"))
 
 
-def test_a_restarted_api_server_does_not_end_the_wait(deploy, kubelet, settle, api_server, cluster):
-    outcome = deploy(DEPLOYMENT, name="api")
-    result = []
-
-    def run():
-        try:
-            result.append(settle(outcome, 60))
-        except EngineError as error:
-            result.append(error)
-
-    waiter = threading.Thread(target=run)
-    waiter.start()
-    time.sleep(1)
+def test_a_restarted_api_server_does_not_end_the_wait(deploy, kubelet, in_background, api_server, gate, eventually):
+    end = in_background(deploy(DEPLOYMENT, name="api"), 90, gate.cluster)
+    eventually(lambda: gate.watches)
     api_server.stop_api()
-    time.sleep(1)
     api_server.start_api()
-    assert not result
     kubelet()
-    waiter.join(60)
-    assert isinstance(result[0], float), result
+    end()
+
+
+COLLECTIONS = 4  # that are watched for a Deployment: deployments, replica sets, pods, events
+
+
+def test_a_lost_watch_does_not_end_the_wait(deploy, kubelet, in_background, gate, eventually):
+    end = in_background(deploy(DEPLOYMENT, name="api"), through=gate.cluster)
+    eventually(lambda: len(gate.open) == COLLECTIONS)
+    gate.cut()
+    eventually(lambda: len(gate.watches) >= 2 * COLLECTIONS)
+    kubelet()
+    end()
+
+
+def once(gate, answer):
+    """Let the first watch of each collection have an answer of its own: answer(path)."""
+    seen = set()
+
+    def turn(path):
+        collection, _, query = path.partition("?")
+        if "watch=1" not in query or collection in seen:
+            return path
+        seen.add(collection)
+        return answer(path)
+
+    gate.turn = turn
+
+
+def expired_in_stream(path):
+    """The same watch from the first version on, which the server has forgotten."""
+    return re.sub("resourceVersion=[0-9]+", "resourceVersion=1", path)
+
+
+def expired_as_status(_path):
+    """What older servers say of an expired version."""
+    status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+    return 410, json.dumps(status)
+
+
+def forget_history(api_server, cluster):
+    """Let etcd and the API server forget what was before."""
+    version = cluster.list(POD)["metadata"]["resourceVersion"]
+    etcd = http.client.HTTPConnection("127.0.0.1", api_server.etcd_port)
+    etcd.request("POST", "/v3/kv/compaction", json.dumps({"revision": version, "physical": True}))
+    assert etcd.getresponse().status == 200
+    etcd.close()
+    api_server.stop_api()
+    api_server.start_api()
+
+
+@pytest.mark.parametrize("answer", [expired_in_stream, expired_as_status])
+def test_an_expired_resource_version_does_not_end_the_wait(
+    answer, deploy, kubelet, in_background, gate, eventually, api_server, cluster
+):
+    outcome = deploy(DEPLOYMENT, name="api")
+    if answer is expired_in_stream:
+        forget_history(api_server, cluster)
+    once(gate, answer)
+    end = in_background(outcome, through=gate.cluster)
+    eventually(lambda: len(gate.watches) >= 2 * COLLECTIONS)
+    assert answer is expired_as_status or gate.answered.count(b'"code":410') == COLLECTIONS
+    kubelet()
+    end()
+
+
+def test_a_watch_that_is_refused_is_not_asked_for_in_a_loop(deploy, settle, gate):
+    gate.turn = lambda path: (403, "{}") if "watch=1" in path else path
+    with pytest.raises(Failed, match="not ready after 2 s"):
+        settle(deploy(DEPLOYMENT, name="api"), 2, gate.cluster)
+    assert len(gate.watches) < 4 * 2 / 0.5 + 8
 
 
 def test_an_object_deleted_under_the_wait_is_told(deploy, settle, cluster, monkeypatch):
@@ -299,6 +498,363 @@ def test_a_user_who_may_not_watch_is_told(deploy, api_server):
     outcome = deploy(DEPLOYMENT, name="api")
     with pytest.raises(Failed, match=r'waiting needs to list and watch .*User "nobody" cannot list'):
         Waiter(cluster, 5).wait(targets_of(item.after for item in outcome.applied))
+
+
+SLOW = {
+    "a volume is attached": (
+        waiting("ContainerCreating"),
+        ("FailedAttachVolume", "Multi-Attach error for volume: it is already attached to another node"),
+    ),
+    "a volume is slow": (waiting("ContainerCreating"), ("FailedMount", "Unable to attach or mount volumes: timed out")),
+    "an image is pulled": (waiting("ContainerCreating"), ("Pulling", 'Pulling image "app:1"')),
+    "init containers run": (waiting("PodInitializing"), ("Started", "Started container")),
+    "a startup probe fails": (
+        lambda _pod: {
+            "phase": "Running",
+            "containerStatuses": [container(state={"running": {}}, started=False)],
+        },
+        ("Unhealthy", "Startup probe failed: connection refused"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_slow_but_progressing_is_no_failure(
+    case, deploy, kubelet, in_background, gate, eventually, warn, cluster, patch_status, monkeypatch
+):
+    monkeypatch.setattr(wait, "GRACE", 0.5)
+    status, event = SLOW[case]
+    started = kubelet(status)
+    end = in_background(deploy(STATEFUL_SET, name="db", replicas=1), through=gate.cluster)
+    eventually(lambda: pods(cluster, deploy.namespace).get("db-0", {}).get("status", {}).get("containerStatuses"))
+    warn("Pod", "db-0", *event)
+    lines = len(gate.answered)
+    eventually(lambda: gate.answered[lines:].count(event[0].encode()) > 6)  # two seconds of warnings
+    started.stopped.set()
+    started.join()
+    patch_status("pods/db-0", running(None))
+    end()
+
+
+def pods(cluster, namespace):
+    """The pods of a namespace by name."""
+    return {pod["metadata"]["name"]: pod for pod in cluster.list(POD, namespace)["items"]}
+
+
+@pytest.mark.parametrize("first", ["crash loop", "image back-off", "configuration"])
+def test_a_stateful_set_that_waits_for_a_broken_old_pod_is_told(
+    first, deploy, kubelet, settle, cluster, eventually, monkeypatch
+):
+    monkeypatch.setattr(wait, "GRACE", 1.0)
+    kubelet(lambda pod: (NEVER[first][0] if pod["spec"]["containers"][0]["image"] == "app:1" else running)(pod))
+    failure(settle, deploy(STATEFUL_SET, name="db"))
+    outcome = deploy(STATEFUL_SET, name="db", image="app:2")
+    message = failure(settle, outcome)
+    assert "the StatefulSet waits for a broken pod of an earlier revision" in message
+    assert NEVER[first][1][0] in message
+    follow(message, cluster)
+    settle(outcome)
+    images = {pod["spec"]["containers"][0]["image"] for pod in pods(cluster, deploy.namespace).values()}
+    assert images == {"app:2"}
+
+
+def follow(message, cluster):
+    """Do what a message says: delete some pods."""
+    namespace, names = re.search(r"kubectl -n (\S+) delete pod ([\w -]+)\.", message).groups()
+    for name in names.split():
+        cluster.request("DELETE", POD.path(namespace, name), {"gracePeriodSeconds": 0})
+
+
+@pytest.mark.parametrize(("broken", "told"), [(0, "db-0 db-1 db-2."), (2, "db-2.")])
+def test_the_pods_to_delete_are_those_that_come_back_new(
+    broken, told, deploy, kubelet, settle, cluster, patch_status, monkeypatch
+):
+    monkeypatch.setattr(wait, "GRACE", 1.0)
+    kubelet()
+    settle(deploy(STATEFUL_SET, name="db", replicas=3))
+    crashed = waiting("CrashLoopBackOff", "", 5, CRASH)(None)
+    patch_status(f"pods/db-{broken}", {"conditions": [{"type": "Ready", "status": "False"}]} | crashed)
+    outcome = deploy(STATEFUL_SET, name="db", replicas=3, image="app:2")
+    message = failure(settle, outcome)
+    assert f"delete pod {told}" in message
+    follow(message, cluster)
+    settle(outcome)
+
+
+def test_a_parallel_stateful_set_rolls_over_a_broken_pod(deploy, kubelet, settle, cluster, monkeypatch):
+    monkeypatch.setattr(wait, "GRACE", 0.0)
+    kubelet(lambda pod: (NEVER["crash loop"][0] if pod["spec"]["containers"][0]["image"] == "app:1" else running)(pod))
+    template = STATEFUL_SET.replace("serviceName:", "podManagementPolicy: Parallel\n  serviceName:")
+    failure(settle, deploy(template, name="db", replicas=1))
+    settle(deploy(template, name="db", replicas=1, image="app:2"))
+
+
+WITH_VOLUME = (
+    STATEFUL_SET
+    + """
+      volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "about", "reason", "message"),
+    [
+        (CLAIM.replace("{{ name }}", "data"), "PersistentVolumeClaim/data", "ProvisioningFailed", "quota exceeded"),
+        (WITH_VOLUME, "PersistentVolumeClaim/data", "ProvisioningFailed", "quota exceeded"),
+        (STATEFUL_SET, "Pod/db-0", "FailedMount", 'MountVolume.SetUp failed for volume "tls" : secret "tls" not found'),
+    ],
+)
+def test_a_volume_that_will_not_come_fails_when_that_lasts(
+    template, about, reason, message, deploy, settle, warn, monkeypatch
+):
+    monkeypatch.setattr(wait, "GRACE", 1.0)
+    outcome = deploy(template, name="db", replicas=1)
+    warn(*about.split("/"), reason, message)
+    told = failure(settle, outcome)
+    assert "will not become ready" in told
+    assert message in told.splitlines()[0]
+
+
+def test_provisioning_that_failed_at_first_is_no_failure(deploy, settle, warn, monkeypatch):
+    monkeypatch.setattr(wait, "GRACE", 1.5)
+    outcome = deploy(CLAIM, name="data")
+    warn("PersistentVolumeClaim", "data", "ProvisioningFailed", "quota exceeded", times=3)
+    with pytest.raises(Failed, match="not ready after 4 s"):
+        settle(outcome, 4)
+
+
+INGRESS = (
+    "apiVersion: networking.k8s.io/v1\nkind: Ingress"
+    + HEAD
+    + """
+  ingressClassName: "{{ ns }}"
+  defaultBackend: {service: {name: web, port: {number: 80}}}
+"""
+)
+
+
+@pytest.fixture
+def ingress_class(cluster, namespace):
+    """An IngressClass with the namespace's name."""
+    path = wait.INGRESS_CLASS.path()
+    cluster.request("POST", path, {"metadata": {"name": namespace}, "spec": {"controller": "example.com/test"}})
+    yield namespace
+    cluster.request("DELETE", f"{path}/{namespace}")
+
+
+def test_an_ingress_of_no_class_fails_at_once_and_tells_those_there_are(deploy, settle, ingress_class):
+    message = failure(settle, deploy(INGRESS.replace('"{{ ns }}"\n  def', "absent\n  def"), name="web"))
+    assert "there is no IngressClass absent (there is: " in message
+    assert ingress_class in message
+
+
+def test_an_ingress_is_ready_with_its_address(deploy, in_background, ingress_class, patch_status, gate, eventually):
+    end = in_background(deploy(INGRESS, name="web"), through=gate.cluster)
+    eventually(lambda: len(gate.open) == 2)  # ingresses and events are watched
+    patch_status("apis/networking.k8s.io/v1:ingresses/web", {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})
+    end()
+
+
+def test_an_ingress_that_no_controller_takes_fails_before_the_time_out(deploy, settle, ingress_class, monkeypatch):
+    monkeypatch.setattr(wait, "UNSERVED", 1.0)
+    message = failure(settle, deploy(INGRESS, name="web"))
+    assert "no controller has touched it in 1 s" in message
+    assert f"class {ingress_class}, controller example.com/test" in message
+
+
+def test_an_ingress_that_a_controller_works_on_is_waited_for(deploy, settle, ingress_class, warn, monkeypatch):
+    monkeypatch.setattr(wait, "UNSERVED", 1.0)
+    outcome = deploy(INGRESS, name="web")
+    warn("Ingress", "web", "Sync", "Scheduled for sync", times=1)
+    with pytest.raises(Failed, match=r"not ready after 3 s \(no address yet\)"):
+        settle(outcome, 3)
+
+
+def test_an_object_that_says_so_is_not_waited_for(deploy, settle):
+    text = INGRESS.replace("namespace:", "annotations: {citadelbuy.io/wait: 'false'}, namespace:")
+    assert settle(deploy(text, name="web")) < 1
+
+
+AUTOSCALER = (
+    "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler"
+    + HEAD
+    + """
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: "{{ name }}"}
+  maxReplicas: 3
+"""
+)
+SCALERS = "apis/autoscaling/v2:horizontalpodautoscalers"
+
+
+def verdict(*conditions):
+    """The status of an autoscaler: (type, status, reason) each."""
+    names = ("type", "status", "reason")
+    return {
+        "currentReplicas": 0,
+        "desiredReplicas": 0,
+        "conditions": [dict(zip(names, item, strict=True), message="told why") for item in conditions],
+    }
+
+
+@pytest.fixture
+def rescale(deploy, settle, patch_status):
+    """Settle an autoscaler of a Deployment that is there, after its controller gave a verdict."""
+
+    def run(*conditions, settled=settle):
+        deploy(DEPLOYMENT, name="api", role="other")
+        outcome = deploy(AUTOSCALER, name="api")
+        patch_status(f"{SCALERS}/api", verdict(*conditions))
+        outcome = deploy(AUTOSCALER, name="api")
+        return settled(outcome)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        [],
+        [("AbleToScale", "True", "SucceededGetScale"), ("ScalingActive", "False", "FailedGetResourceMetric")],
+        [("AbleToScale", "True", "SucceededGetScale"), ("ScalingActive", "False", "ScalingDisabled")],
+        [("AbleToScale", "False", "FailedGetScale")],  # said before its target was there
+    ],
+)
+def test_an_autoscaler_whose_target_is_there_is_ready(conditions, rescale):
+    assert rescale(*conditions) < 1
+
+
+def test_an_autoscaler_without_a_target_fails_when_that_lasts(deploy, settle, monkeypatch):
+    monkeypatch.setattr(wait, "GRACE", 1.0)
+    message = failure(settle, deploy(AUTOSCALER, name="api"))
+    assert "its target Deployment api does not exist: create it, or correct scaleTargetRef" in message
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [("AbleToScale", "False", "FailedUpdateScale"), ("ScalingActive", "False", "AmbiguousSelector")],
+)
+def test_an_autoscaler_that_keeps_saying_it_cannot_fails(condition, rescale, settle, monkeypatch):
+    monkeypatch.setattr(wait, "RECONSIDERED", 1.0)
+    message = rescale(condition, settled=lambda outcome: failure(settle, outcome))
+    assert f"{condition[2]}: told why" in message
+
+
+def test_an_autoscaler_that_takes_back_what_it_said_is_ready(rescale, in_background, patch_status, gate, eventually):
+    refused, able = ("AbleToScale", "False", "FailedUpdateScale"), ("AbleToScale", "True", "SucceededRescale")
+    end = rescale(refused, settled=lambda outcome: in_background(outcome, through=gate.cluster))
+    eventually(lambda: len(gate.open) == 2)  # autoscalers, events
+    patch_status(f"{SCALERS}/api", verdict(able))
+    end()
+
+
+def test_what_is_ready_costs_no_request(deploy, kubelet, settle, cluster, patch_status, ingress_class, monkeypatch):
+    kubelet()
+    text = "---\n".join([DEPLOYMENT, AUTOSCALER, STATEFUL_SET, INGRESS])
+    outcome = deploy(text, name="api")
+    patch_status("apis/networking.k8s.io/v1:ingresses/api", {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})
+    settle(outcome)
+    targets = targets_of(item.after for item in deploy(text, name="api").applied)
+    assert len(targets) == 4
+
+    def refuse(*_args, **_more):
+        raise AssertionError("a request")
+
+    monkeypatch.setattr(cluster, "request", refuse)
+    monkeypatch.setattr(cluster, "_connect", refuse)
+    Waiter(cluster, 5).wait(targets)
+
+
+def test_kinds_of_other_groups_are_not_waited_for():
+    other = {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": {"name": "a"}}
+    assert targets_of([other]) == []
+    assert len(targets_of([other | {"apiVersion": "batch/v1"}])) == 1
+
+
+def test_progress_is_told_while_waiting(deploy, cluster):
+    outcome = deploy(STATEFUL_SET.replace("{{ name }}", "postgres") + "---\n" + DEPLOYMENT, name="api")
+    targets = sorted(targets_of(item.after for item in outcome.applied), key=lambda target: target.name, reverse=True)
+    lines = []
+    with pytest.raises(Failed):
+        Waiter(cluster, 4, lines.append).wait(targets)
+    assert len(lines) > 1
+    assert lines.count("") == 1
+    assert lines[-1] == ""
+    expected = rf"waiting \d s: StatefulSet {deploy.namespace}/postgres \(0 of 2 updated, 0 ready\), 1 more"
+    assert all(re.fullmatch(expected, line) for line in lines[:-1]), lines
+
+
+@pytest.mark.parametrize("status", [running, NEVER["image name"][0]])
+def test_progress_ends_with_an_empty_line_however_the_wait_ends(status, deploy, kubelet, cluster):
+    kubelet(status)
+    outcome = deploy(DEPLOYMENT, name="api")
+    for _again in range(2):
+        lines = []
+        with contextlib.suppress(Failed):
+            Waiter(cluster, 20, lines.append).wait(targets_of(item.after for item in outcome.applied))
+        assert lines[-1:] == [""]
+        assert lines.count("") == 1
+
+
+SECRETS = {
+    "plain": "correct-horse-battery",
+    "url": "p@ss/word:1+1",
+    "lines": "-----BEGIN KEY-----\nabcdefghijklmnop\n-----END KEY-----",
+    "short": "no",
+}
+USES = {
+    "env": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "plain"}}}]},
+    "envFrom": {"envFrom": [{"secretRef": {"name": "s"}}]},
+    "volume": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]},
+    "projected": {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}]},
+}
+
+
+@pytest.fixture
+def secret(cluster, namespace):
+    """A Secret `s`; one of its values is the namespace's name, which is no secret."""
+    path = report.SECRET.path(namespace)
+    cluster.request("POST", path, {"metadata": {"name": "s"}, "stringData": SECRETS | {"name": namespace}})
+
+
+def pod_with(namespace, **parts):
+    """A pod whose spec, or whose container, has these."""
+    volumes = {key: parts.pop(key) for key in list(parts) if key == "volumes"}
+    containers = [{"name": "main", "image": "app:1"} | parts]
+    return {"metadata": {"name": "p", "namespace": namespace}, "spec": {"containers": containers} | volumes}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_secrets_of_a_pod_are_known_however_it_uses_them(use, cluster, namespace, secret):
+    found = report.secret_values(cluster, [pod_with(namespace, **USES[use])])
+    assert {SECRETS["plain"], SECRETS["url"], quote(SECRETS["url"], safe=""), "abcdefghijklmnop"} <= found
+    assert base64.b64encode(SECRETS["plain"].encode()).decode() in found
+    assert not {"no", namespace} & found
+
+
+def test_secrets_that_may_not_be_read_or_are_absent_do_not_hide_a_failure(cluster, namespace, secret, api_server):
+    nobody = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
+    assert report.secret_values(nobody, [pod_with(namespace, **USES["env"])]) == set()
+    absent = {"envFrom": [{"secretRef": {"name": "absent"}}]}
+    assert report.secret_values(cluster, [pod_with(namespace, **absent)]) == set()
+
+
+def test_a_failure_shows_logs_without_secrets(deploy, kubelet, settle, secret, gate):
+    url = quote(SECRETS["url"], safe="")
+    log = f"connecting\nlogin as {SECRETS['plain']}\n{'x' * 290}{SECRETS['plain']}\npostgres://u:{url}@db/shop\n"
+    log += SECRETS["lines"] + "\nready no more"
+    gate.turn = lambda path: (200, log) if "/log?" in path else path
+    told = f"dial {SECRETS['plain']}: refused"
+    kubelet(waiting("CrashLoopBackOff", told, 3, CRASH | {"message": told}))
+    text = DEPLOYMENT.replace("\"{{ image | default('app:1') }}\"", '"app:1", envFrom: [{secretRef: {name: s}}]')
+    message = failure(settle, deploy(text, name="api"), through=gate.cluster)
+    assert "log of main:" in message
+    assert "connecting" in message
+    assert "postgres://u:*****@db/shop" in message
+    assert "ready no more" in message
+    assert deploy.namespace in message
+    for part in ("correct-horse", "correct", "p@ss", url, "abcdefghijkl", SECRETS["plain"][:9]):
+        assert part not in message
 
 
 DONE = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, "readyReplicas": 2}
@@ -343,6 +899,8 @@ DONE = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "available
         ("Job", {}, {"active": 1}, False),
         ("APIService", {}, {"conditions": [{"type": "Available", "status": "False", "message": "no"}]}, False),
         ("CustomResourceDefinition", {}, {"conditions": [{"type": "Established", "status": "True"}]}, True),
+        ("Ingress", {}, {"loadBalancer": {}}, False),
+        ("Ingress", {}, {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}, True),
     ],
 )
 def test_progress(kind, spec, status, ready):
