@@ -8,12 +8,13 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import NO_CHANGE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
+from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import find_templates, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role, typed, value_problems
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
@@ -39,6 +40,7 @@ class ActionModule(ActionBase):
                 "force_conflicts": {"type": "bool", "default": False},
                 "prune": {"type": "bool", "default": True},
                 "parent_namespace": {"type": "str"},
+                "rollback_on_failure": {"type": "bool", "default": False},
             }
         )
         settings = Settings(self._templar, task_vars)
@@ -96,9 +98,12 @@ class ActionModule(ActionBase):
         if args["wait"] and not check:
             targets = targets_of(item.after for item in outcome.applied if item.after)
             try:
-                Waiter(cluster, timeout).wait(targets)
+                Waiter(cluster, timeout, progress_line(settings.cluster_name)).wait(targets)
             except EngineError as error:
-                return result | {"failed": True, "msg": diff.mask(str(error), outcome.secret_values)}
+                lines = [str(error)]
+                if args["rollback_on_failure"]:
+                    lines += rollback.undo_failed(cluster, targets, timeout)
+                return result | {"failed": True, "msg": diff.mask("\n".join(lines), outcome.secret_values)}
             waited = {(target.kind, target.namespace, target.name): target.seconds for target in targets}
             for entry in result["objects"]:
                 seconds = waited.get((entry["kind"], entry["namespace"], entry["name"]))

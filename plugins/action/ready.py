@@ -6,10 +6,11 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
-from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, find_workloads
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Failed, Waiter, find_workloads
 
 
 class ActionModule(ActionBase):
@@ -26,16 +27,25 @@ class ActionModule(ActionBase):
             argument_spec={
                 "roles": {"type": "list", "elements": "str", "required": True},
                 "timeout": {"type": "float"},
+                "rollback_on_failure": {"type": "bool", "default": False},
             }
         )
         if self._task.check_mode:
             return result | {"objects": [], "msg": "check mode: nothing to wait for"}
         settings = Settings(self._templar, task_vars)
+        timeout = args["timeout"] or settings.wait_timeout
         try:
             cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
             ids = [applyset.applyset_id(role, settings.namespace) for role in args["roles"]]
             targets = find_workloads(cluster, ids, settings.namespace)
-            Waiter(cluster, args["timeout"] or settings.wait_timeout).wait(targets)
+            progress = progress_line(settings.cluster_name)
+            try:
+                Waiter(cluster, timeout, progress).wait(targets)
+            except Failed as error:
+                if not args["rollback_on_failure"]:
+                    raise
+                lines = rollback.undo_failed(cluster, targets, timeout)
+                raise EngineError("\n".join([str(error), *lines])) from None
         except EngineError as error:
             raise AnsibleActionFail(str(error)) from None
         objects = [

@@ -62,6 +62,11 @@ options:
       - Namespace of the set's list of members, the ConfigMap C(applyset-NAME). Default is the variable
         C(platform_namespace), else C(citadelbuy).
     type: str
+  rollback_on_failure:
+    description:
+      - Whether Deployments that do not become ready go back to their last revision that was. The task still fails.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full

@@ -22,6 +22,11 @@ options:
     description:
       - Seconds to wait. Default is the variable C(platform_wait_timeout), else 300.
     type: float
+  rollback_on_failure:
+    description:
+      - Whether Deployments that do not become ready go back to their last revision that was. The task still fails.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full

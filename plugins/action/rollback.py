@@ -1,0 +1,90 @@
+"""Action of `citadelbuy.platform.rollback`: show revisions, or go back to one. Its manual is in plugins/modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
+from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, progress, targets_of
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node, once a cluster."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Returns changed, deployments with their revisions, diff (in diff mode) and a table as msg."""
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars) | {"changed": False}
+        _valid, args = self.validate_argument_spec(
+            argument_spec={
+                "name": {"type": "str"},
+                "roles": {"type": "list", "elements": "str", "default": ["applications"]},
+                "revision": {"type": "int"},
+                "show": {"type": "bool", "default": False},
+                "timeout": {"type": "float"},
+            }
+        )
+        settings = Settings(self._templar, task_vars)
+        try:
+            return result | self._roll_back(args, settings)
+        except EngineError as error:
+            raise AnsibleActionFail(str(error)) from None
+
+    def _roll_back(self, args: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
+        chosen = self._choose(cluster, args, settings)
+        known = [rollback.revisions(cluster, body) for body in chosen]
+        result: dict[str, Any] = {
+            "deployments": [
+                {"name": body["metadata"]["name"], "revisions": [revision.summary() for revision in found]}
+                for body, found in zip(chosen, known, strict=True)
+            ]
+        }
+        tables = [rollback.table(body, found) for body, found in zip(chosen, known, strict=True)]
+        if args["show"]:
+            return result | {"msg": "\n".join(tables)}
+        targets = [rollback.choose(body, found, args["revision"]) for body, found in zip(chosen, known, strict=True)]
+        check, after = self._task.check_mode, []
+        for body, revision in zip(chosen, targets, strict=True):
+            after.append(body if revision.current else rollback.undo(cluster, body, revision, check))
+        if not check:
+            Waiter(cluster, args["timeout"] or settings.wait_timeout).wait(targets_of(after))
+        result["changed"] = not all(revision.current for revision in targets)
+        result["msg"] = "\n".join(
+            f"Deployment {body['metadata']['namespace']}/{body['metadata']['name']}: "
+            f"{'is at' if revision.current else 'would go back to' if check else 'is back at'} what revision "
+            f"{revision.number} was ({', '.join(revision.images)})"
+            for body, revision in zip(chosen, targets, strict=True)
+        )
+        if self._task.diff:
+            result["diff"] = [
+                diff.yaml_diff(before, now, before["metadata"]["name"])
+                for before, now in zip(chosen, after, strict=True)
+            ]
+        return result
+
+    def _choose(self, cluster: Cluster, args: dict[str, Any], settings: Settings) -> list[Body]:
+        """The Deployment that was named; else all of the sets, to show them, or those whose rollout is not over."""
+        ids = ",".join(applyset.applyset_id(role, settings.namespace) for role in args["roles"])
+        selector = f"{applyset.PART_OF} in ({ids})"
+        found = cluster.list(rollback.DEPLOYMENT, settings.namespace, labelSelector=selector)["items"]
+        names = ", ".join(sorted(body["metadata"]["name"] for body in found)) or "none"
+        if args["name"]:
+            found = [body for body in found if body["metadata"]["name"] == args["name"]]
+            if not found:
+                raise EngineError(f"no Deployment {args['name']} in {settings.namespace}; there are: {names}.")
+        elif not args["show"]:
+            found = [body for body in found if not progress(body)[0]]
+            if not found:
+                raise EngineError(
+                    f"every rollout is complete: there is none to undo. To do: name a Deployment; there are: {names}."
+                )
+        return found
