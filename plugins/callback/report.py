@@ -47,6 +47,7 @@ VERSION = 1  # of the file's shape
 WIDTH = 100
 NAMED = 20  # objects a set
 SLOWEST = 3
+LINES = 3  # of a reason or failure; all of it was printed when it happened, and is in the file
 WAITED = 0.05  # seconds from which on a wait is worth a word
 MANIFESTS, READY = "citadelbuy.platform.manifests", "citadelbuy.platform.ready"
 # In check mode; any other action is itself.
@@ -287,10 +288,9 @@ class CallbackModule(CallbackBase):
             if not brief:
                 lines.append(f"  {label:{first}}  {text:{second}}  {_duration(entry.seconds):>10}")
             lines += _named(entry.objects, check) if entry.action == MANIFESTS else []
-        waits = sorted((wait for entry in entries for wait in entry.waits), key=lambda wait: -wait["seconds"])
-        if waits:
-            slowest = [f"{_name(wait)} {_duration(wait['seconds'])}" for wait in waits[:SLOWEST]]
-            lines += _wrap("  waited for  ", "; ".join(slowest))
+        waits = sorted((wait for entry in entries for wait in entry.waits), key=lambda wait: -wait["seconds"])[:SLOWEST]
+        longest = max((len(_name(wait)) for wait in waits), default=0)
+        lines += [f"  waited for  {_name(wait):{longest}}  {_duration(wait['seconds']):>10}" for wait in waits]
         for entry in failures:
             lines += _wrap("  failed  ", f"{entry.role or entry.task}: {entry.failure.splitlines()[0]}")
         return lines
@@ -349,7 +349,6 @@ def _named(objects: list[Object], check: bool) -> list[str]:
     lines = []
     for verb, item in zip(verbs, chosen, strict=False):
         text = _name(item)
-        text += f", ready after {_duration(item['ready_after'])}" if item.get("ready_after") else ""
         text += f": {item['reason']}" if item.get("reason") else ""
         lines += _wrap(f"    {verb:{width}}  ", text)
     return lines + ([f"    and {len(chosen) - NAMED} more"] if len(chosen) > NAMED else [])
@@ -361,7 +360,7 @@ def _name(item: Object) -> str:
 
 
 def _wrap(lead: str, text: str) -> list[str]:
-    """Lines of at most WIDTH columns; names stay whole, to be copied."""
+    """A few lines of at most WIDTH columns; names stay whole, to be copied."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -369,6 +368,8 @@ def _wrap(lead: str, text: str) -> list[str]:
         subsequent_indent=" " * len(lead),
         break_long_words=False,
         break_on_hyphens=False,
+        max_lines=LINES,
+        placeholder=" ...",
     )
 
 
