@@ -49,7 +49,8 @@ NAMED = 20  # objects a set
 SLOWEST = 3
 LINES = 3  # of a reason or failure; all of it was printed when it happened, and is in the file
 WAITED = 0.05  # seconds from which on a wait is worth a word
-MANIFESTS, READY = "citadelbuy.platform.manifests", "citadelbuy.platform.ready"
+MANIFESTS = "citadelbuy.platform.manifests"
+READY = "citadelbuy.platform.ready"
 # In check mode; any other action is itself.
 VERBS = {
     "created": "create",
@@ -59,7 +60,9 @@ VERBS = {
     "pruned": "prune",
     "kept": "keep",
 }
-OK, FAILED, UNFINISHED = "ok", "failed", "unfinished"
+OK = "ok"
+FAILED = "failed"
+UNFINISHED = "unfinished"
 Object = dict[str, Any]  # an entry of `objects` in a task's result
 
 
@@ -263,7 +266,7 @@ class CallbackModule(CallbackBase):
             if entries:
                 headline, *lines = self._text(host, entries)
                 changed = any(item["action"] not in NO_CHANGE for item in _applied(entries))
-                bad = not self._finished or any(entry.failure for entry in entries)
+                bad = not self._finished or host in self._failed
                 self._display.display(headline, C.COLOR_ERROR if bad else C.COLOR_CHANGED if changed else C.COLOR_OK)
                 for line in lines:
                     self._display.display(line)
@@ -275,9 +278,13 @@ class CallbackModule(CallbackBase):
         objects = _applied(entries)
         failures = [entry for entry in entries if entry.failure]
         sets = {entry.role for entry in entries if entry.action == MANIFESTS and entry.objects}
-        parts = ["interrupted"] if not self._finished else ["failed"] if failures else []
+        failed = host in self._failed and bool(failures)
+        parts = ["interrupted"] if not self._finished else ["failed"] if failed else []
+        ready = sum(len(entry.objects) for entry in entries if entry.action == READY)
         if objects:
             parts.append(_total(objects, len(sets), check))
+        else:
+            parts.append(f"{_number(ready, 'workload')} ready" if ready else "nothing applied")
         parts.append(_duration(sum(entry.seconds for entry in entries if entry.action or entry.failure)))
         lines = [f"{host}: {', '.join(parts)}"]
         brief = not failures and all(item["action"] in NO_CHANGE for item in objects)
@@ -292,7 +299,10 @@ class CallbackModule(CallbackBase):
         longest = max((len(_name(wait)) for wait in waits), default=0)
         lines += [f"  waited for  {_name(wait):{longest}}  {_duration(wait['seconds']):>10}" for wait in waits]
         for entry in failures:
-            lines += _wrap("  failed  ", f"{entry.role or entry.task}: {entry.failure.splitlines()[0]}")
+            lines += _wrap(
+                "  failed  " if failed else "  failed, rescued  ",
+                f"{entry.role or entry.task}: {entry.failure.splitlines()[0]}",
+            )
         return lines
 
 

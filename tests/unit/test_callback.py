@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.citadelbuy.platform.plugins.callback.report import MANIFESTS, READY, CallbackModule, Entry
 from conftest import CHECKOUT
 from test_actions import Project
 
@@ -178,8 +179,63 @@ def test_silent_where_the_engine_did_nothing(project):
     assert report(project.run()) == []
 
 
+RESCUE = """
+- hosts: clusters
+  gather_facts: false
+  tasks:
+    - name: Try
+      block: [{name: Apply, citadelbuy.platform.manifests: {templates: [missing]}}]
+      rescue: [{name: Go on, ansible.builtin.debug: {msg: on}}]
+"""
+
+
+def test_a_rescued_failure_is_no_failed_run(project, file):
+    (project.folder / "site.yml").write_text(RESCUE)
+    done = project.run()
+    assert done.returncode == 0
+    assert report(done) == [
+        "east: nothing applied",
+        "  failed, rescued  Apply: manifests: outside a role the argument `name` (the set's name) is needed.",
+    ]
+    written = json.loads(file.read_text())
+    assert (written["result"], written["clusters"]["east"]["result"]) == ("ok", "ok")
+    assert len(written["clusters"]["east"]["failures"]) == 1
+
+
+def test_the_slowest_waits_are_shown():
+    """Of tasks that wait themselves and of gates; objects that were ready at once are none."""
+
+    def workload(name, **more):
+        return {"kind": "StatefulSet", "namespace": "shop", "name": name} | more
+
+    own = [workload("a", action="created", ready_after=3.14), workload("b", action="created")]
+    gate = [
+        workload("c", seconds=0.0),
+        workload("d", seconds=150.2),
+        workload("e", seconds=9.0),
+        workload("f", seconds=1),
+    ]
+    entries = [Entry("Apply", "demo", MANIFESTS, 3.2, own), Entry("Wait for all", None, READY, 150.3, gate)]
+    assert [(wait["task"], wait["name"]) for entry in entries for wait in entry.waits] == [
+        ("Apply", "a"),
+        ("Wait for all", "d"),
+        ("Wait for all", "e"),
+        ("Wait for all", "f"),
+    ]
+    callback = CallbackModule()
+    assert callback._text("east", entries) == [
+        "east: 2 created in 1 set, 2 min 34 s",
+        "  demo          2 created       3.2 s",
+        "    created  StatefulSet shop/a",
+        "    created  StatefulSet shop/b",
+        "  Wait for all  4 ready    2 min 30 s",
+        "  waited for  StatefulSet shop/d  2 min 30 s",
+        "  waited for  StatefulSet shop/e       9.0 s",
+        "  waited for  StatefulSet shop/a       3.1 s",
+    ]
+
+
 ACTION = """
-import os, time
 from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 
