@@ -554,8 +554,7 @@ def test_a_stateful_set_that_waits_for_a_broken_old_pod_is_told(
     assert NEVER[first][1][0] in message
     follow(message, cluster)
     settle(outcome)
-    images = {pod["spec"]["containers"][0]["image"] for pod in pods(cluster, deploy.namespace).values()}
-    assert images == {"app:2"}
+    assert set(images(cluster, deploy.namespace)) == {"app:2"}
 
 
 def follow(message, cluster):
@@ -581,12 +580,27 @@ def test_the_pods_to_delete_are_those_that_come_back_new(
     settle(outcome)
 
 
-def test_a_parallel_stateful_set_rolls_over_a_broken_pod(deploy, kubelet, settle, cluster, monkeypatch):
+def test_a_parallel_stateful_set_rolls_over_a_broken_pod_in_its_turn(
+    deploy, kubelet, settle, in_background, gate, eventually, cluster, patch_status, monkeypatch
+):
     monkeypatch.setattr(wait, "GRACE", 0.0)
-    kubelet(lambda pod: (NEVER["crash loop"][0] if pod["spec"]["containers"][0]["image"] == "app:1" else running)(pod))
     template = STATEFUL_SET.replace("serviceName:", "podManagementPolicy: Parallel\n  serviceName:")
-    failure(settle, deploy(template, name="db", replicas=1))
-    settle(deploy(template, name="db", replicas=1, image="app:2"))
+    first = kubelet()
+    settle(deploy(template, name="db"))
+    first.stopped.set()
+    crashed = waiting("CrashLoopBackOff", "", 5, CRASH)(None)
+    patch_status("pods/db-0", {"conditions": [{"type": "Ready", "status": "False"}]} | crashed)
+    end = in_background(deploy(template, name="db", image="app:2"), through=gate.cluster)
+    eventually(lambda: "app:2" in images(cluster, deploy.namespace))
+    gate.cut()  # the wait looks again
+    eventually(lambda: len(gate.watches) == 6)  # stateful sets, pods and events, twice
+    kubelet()
+    end()
+
+
+def images(cluster, namespace):
+    """The images of a namespace's pods."""
+    return [pod["spec"]["containers"][0]["image"] for pod in pods(cluster, namespace).values()]
 
 
 WITH_VOLUME = (
