@@ -56,7 +56,10 @@ def run_stage(stage: str) -> bool:
     print(f"\n===== {stage} =====", flush=True)
     begun = time.monotonic()
     addopts = f"--junit-xml={REPORTS / stage}.xml"
-    env = {"PYTEST_ADDOPTS": addopts} if stage == "molecule" else {}
+    # Another version of this collection, installed in the user's home, is not the one to look at.
+    env = {"ANSIBLE_HOME": str(CHECKOUT / ".cache/ansible")}
+    if stage == "molecule":
+        env["PYTEST_ADDOPTS"] = addopts
     good = True
     if stage in NEEDS_BINARIES:
         if not binaries():

@@ -40,7 +40,8 @@ options:
     type: str
   wait:
     description:
-      - Whether to wait until workloads, volume claims, CRDs and API services are ready. Not in check mode.
+      - Whether to wait until workloads, volume claims, CRDs, API services, Ingresses and autoscalers are ready; not for
+        objects with the annotation C(citadelbuy.io/wait=false). Not in check mode.
     type: bool
     default: true
   wait_timeout:

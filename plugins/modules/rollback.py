@@ -23,7 +23,7 @@ options:
     default: [applications]
   revision:
     description:
-      - Number of the revision. Default is the newest earlier one that still has ready pods, else the newest earlier one.
+      - Number of the revision. Default is the newest earlier one that still has ready pods, else the newest one.
     type: int
   show:
     description:

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import rendering
 import schemas
-from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Foreseen
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 
 _spec = importlib.util.spec_from_file_location("unit_conftest", rendering.CHECKOUT / "tests/unit/conftest.py")
 unit = importlib.util.module_from_spec(_spec)
@@ -44,10 +45,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         server.start()
         cluster = Cluster.from_kubeconfig("test", str(server.kubeconfig))
-        foreseen = Foreseen(tmp_path_factory.mktemp("foreseen"))
         for rendered in rendering.render_inventory("prod"):
             first = [item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount")]
-            assert Applier(cluster, foreseen).apply(first).errors == []
+            parent = Parent(cluster, rendered.set_name, "citadelbuy")
+            assert Applier(cluster, parent, Policy(prune=False)).apply(first).errors == []
         yield cluster
     finally:
         server.stop()

@@ -39,8 +39,9 @@ ROLES = ("namespaces", "secrets", "configuration", "postgres", "redis", "elastic
 SETS = {role: [(role, "templates")] for role in ROLES} | {
     "applications": [("applications-migration", "templates/migration"), ("applications", "templates")]
 }
+STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {
-    f"secrets_{name}": "rendered-without-the-real-value-of-this-secret"
+    f"secrets_{name}": STAND_IN
     for name in ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
 }
 
@@ -73,10 +74,11 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
     manager = VariableManager(loader, hosts)
     for host in hosts.get_hosts("clusters"):
         inherited = manager.get_vars(host=host)
+        third_party = {"secrets_third_party": dict.fromkeys(inherited.get("secrets_third_party") or {}, STAND_IN)}
         for role in ROLES:
             folder = CHECKOUT / "roles" / role
             defaults = loader.load_from_file(str(folder / "defaults/main.yml"), trusted_as_template=True) or {}
-            variables = defaults | inherited | {"role_path": str(folder)} | STAND_INS | overrides
+            variables = defaults | inherited | {"role_path": str(folder)} | STAND_INS | third_party | overrides
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])
