@@ -99,12 +99,12 @@ class Applier:
                 f"{self.parent.namespace} does not exist. To do: create it first (role namespaces)."
             )
 
-        def after_rank(done: list[Body]) -> None:
-            nonlocal has_parent
-            if not has_parent:  # its namespace is in the set itself
-                has_parent = self.parent.widen(manifests)
+        def after_rank(done: list[Change]) -> None:
+            if any(change.action == "created" and _is_namespace(change, self.parent.namespace) for change in done):
+                self.parent.read_again()
+                self.parent.widen(manifests)
             if settle:
-                settle(done)
+                settle([change.after for change in done if change.after])
 
         self.outcome = _Pass(self, manifests, Foreseen(), False, skipped).run(after_rank)
 
@@ -126,7 +126,7 @@ class _Pass:
         self.outcome = Outcome(secret_values=applier.outcome.secret_values)
         self._hashes: dict[tuple[str, str | None, str], dict[str, str] | None] = {}
 
-    def run(self, after_rank: Callable[[list[Body]], None] | None) -> Outcome:
+    def run(self, after_rank: Callable[[list[Change]], None] | None) -> Outcome:
         """Apply the ranks in order; stops after the first one with a failure."""
         done: dict[Key, Change] = {}
         for rank in RANKS:
@@ -140,7 +140,7 @@ class _Pass:
             if self.outcome.errors:
                 break
             if after_rank:
-                after_rank([change.after for change in changes if change and change.after])
+                after_rank([change for change in changes if change])
         self.outcome.applied = [done[manifest.key] for manifest in self.manifests if manifest.key in done]
         return self.outcome
 
@@ -290,8 +290,8 @@ def _action(before: Body | None, after: Body) -> str:
     return "unchanged" if diff.content(before) == diff.content(after) else "changed"
 
 
-def _is_namespace(manifest: Manifest, name: str) -> bool:
-    return manifest.kind == "Namespace" and manifest.name == name
+def _is_namespace(item: Manifest | Change, name: str) -> bool:
+    return item.kind == "Namespace" and item.name == name
 
 
 def _owns_replicas(body: Body) -> bool:

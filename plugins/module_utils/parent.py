@@ -53,7 +53,7 @@ class Parent:
 
     def read(self, manifests: Iterable[Manifest]) -> None:
         """Read the parent and, by label, all members of the kinds and namespaces that it or the manifests name."""
-        self._read()
+        self.read_again()
         versions = {(manifest.key[0], manifest.kind): manifest.api_version for manifest in manifests}
         namespaces = self._namespaces() | {manifest.namespace for manifest in manifests if manifest.namespace}
         collections: list[tuple[Resource, str | None]] = []
@@ -70,7 +70,8 @@ class Parent:
                 answers = list(pool.map(self._list, collections))
         self.members = {key_of(body): body for found in answers for body in found}
 
-    def _read(self) -> None:
+    def read_again(self) -> None:
+        """Read the parent alone: it may have gone with its namespace, or another run has written it."""
         self._body = self.cluster.get(CONFIG_MAP, self.namespace, self.name)
         if self._body and self._annotation(TOOLING) not in ("", TOOL):
             raise EngineError(
@@ -178,7 +179,7 @@ class Parent:
                 if error.status not in (404, 409):
                     raise
                 own = False
-                self._read()
+                self.read_again()
         raise EngineError(
             f"ConfigMap {self.namespace}/{self.name}: other runs keep writing it. To do: run again when they are over."
         )

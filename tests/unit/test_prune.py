@@ -7,7 +7,7 @@ import threading
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
-from conftest import actions
+from conftest import Deployer, actions
 
 CONFIG = """
 ---
@@ -321,3 +321,14 @@ def test_a_member_without_delete_right_is_told(deploy, api_server, cluster, name
     (error,) = deploy("", prune=True, cluster=nobody).errors
     assert 'User "nobody" cannot delete resource "configmaps"' in error
     assert "To do: grant this" in error
+
+
+def test_the_parent_comes_back_with_its_namespace(cluster, tmp_path, namespace):
+    """Its namespace is a member of the set, and on its way out when the run begins."""
+    deploy = Deployer(cluster, tmp_path, f"{namespace}-own")
+    template = NAMESPACE.replace("-more", "")
+    deploy(template, prune=True)
+    cluster.request("DELETE", f"/api/v1/namespaces/{deploy.namespace}")
+    assert actions(deploy(template, prune=True)) == ["created"]
+    body = cluster.request("GET", f"/api/v1/namespaces/{deploy.namespace}/configmaps/applyset-test")[1]
+    assert "Namespace" in body["metadata"]["annotations"][parent.GROUP_KINDS]
