@@ -54,7 +54,7 @@ def measure(report: Report, rounds: int, folder: Path) -> None:
             ("helm upgrade --install --wait", helm, None),
         ):
             pair = Pair(
-                f"First deployment, {len(bodies)} objects, until all is ready", "three layers", name, limit=limit
+                f"First deployment, {len(bodies)} objects, until all is ready", "site.yml", name, limit=limit
             )
             for number in range(rounds):
                 progress(f"{pair.title}: round {number + 1} of {rounds}")
