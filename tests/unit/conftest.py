@@ -203,7 +203,8 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> str:
     """A fresh namespace, named after the test."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50] + f"-{time.time_ns() % 10**6}"
     cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    deadline = time.monotonic() + 20
+    # After a restart of the API server its clients come back when their back-off is over.
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             cluster.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")

@@ -49,11 +49,12 @@ def file(project):
 
 
 def report(done, host="east"):
-    """The printed lines about a cluster, without times."""
+    """The printed lines about a cluster, without times and without waits, which are shown only where they took long."""
     lines = done.stdout.split("PLAY RECAP")[1].splitlines()
     begin = next((number for number, line in enumerate(lines) if line.startswith(f"{host}: ")), len(lines))
     found = lines[begin : begin + 1] + list(itertools.takewhile(lambda line: line[:2] == "  ", lines[begin + 1 :]))
-    return [re.sub(r",? +(\d+ min )?[\d.]+ s$", "", line) for line in found]
+    lines = [re.sub(r",? +(\d+ min )?[\d.]+ s$", "", line) for line in found]
+    return [line for line in lines if not line.startswith("  waited for")]
 
 
 def test_created_then_unchanged_then_changed(project, file):

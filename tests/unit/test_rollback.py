@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils import rollback
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import targets_of
-from conftest import actions
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, rollback
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import progress, targets_of
+from conftest import CHECKOUT, actions
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -19,11 +27,17 @@ spec:
   template:
     metadata: {labels: {app: api}}
     spec:
+      {% if extra is defined %}terminationGracePeriodSeconds: 5{% endif %}
+
       containers:
         - name: main
           image: "{{ image }}"
           ports: [{containerPort: 80, name: http}]
-          env: [{name: B, value: "2"}, {name: A, value: "1"}]
+          env:
+            - {name: B, value: "2"}
+            - {name: A, value: "1"}
+            {% if extra is defined %}- {name: C, value: "3"}{% endif %}
+
 """
 AUTOSCALER = """
 ---
@@ -48,6 +62,44 @@ def deployed(deploy, live, eventually):
     return run
 
 
+@pytest.fixture
+def kubelet(cluster, namespace, patch_status, eventually):
+    """Say of the pods of an image that they are ready, or no more, and wait until the ReplicaSet has it."""
+
+    def run(image_name, ready=True):
+        def pods():
+            found = cluster.request("GET", f"/api/v1/namespaces/{namespace}/pods")[1]["items"]
+            return [pod for pod in found if pod["spec"]["containers"][0]["image"] == image_name]
+
+        def counted():
+            found = cluster.list(rollback.REPLICA_SET, namespace)["items"]
+            return [item["status"].get("readyReplicas", 0) for item in found if image(item) == image_name]
+
+        eventually(pods)
+        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        for pod in pods():
+            patch_status(f"pods/{pod['metadata']['name']}", {"phase": "Running", "conditions": [condition]})
+        eventually(lambda: counted() == [int(ready)])
+
+    return run
+
+
+@pytest.fixture
+def no_controllers(api_server):
+    """The controller manager stands still inside `with no_controllers():`."""
+
+    @contextlib.contextmanager
+    def run():
+        process = api_server.processes["kube-controller-manager"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    return run
+
+
 def observed(body):
     status = body.get("status") or {}
     return status.get("observedGeneration") == body["metadata"]["generation"]
@@ -68,7 +120,7 @@ def owned(body):
 
 def test_back_and_forth_without_conflict_or_leftover(deployed, deploy, cluster, live, eventually):
     first = owned(deployed("app:1"))
-    body = deployed("app:2")
+    body = deployed("app:2", extra=True)
     known = rollback.revisions(cluster, body)
     assert [(item.number, item.images, item.current) for item in known] == [
         (1, ["app:1"], False),
@@ -83,8 +135,50 @@ def test_back_and_forth_without_conflict_or_leftover(deployed, deploy, cluster, 
     assert actions(deploy(DEPLOYMENT, image="app:1")) == ["unchanged"]
     assert owned(live(PATH)) == first
     assert live(PATH)["metadata"]["generation"] == generation
+    assert actions(deploy(DEPLOYMENT, image="app:2", extra=True)) == ["changed"]
+    assert owned(live(PATH)) == owned(body)
+    assert actions(deploy(DEPLOYMENT, image="app:2", extra=True)) == ["unchanged"]
+
+
+def test_straight_on_to_a_new_release_leaves_no_field_behind(deployed, deploy, cluster, live):
+    first = owned(deployed("app:1"))
+    body = deployed("app:2", extra=True)
+    rollback.undo(cluster, body, rollback.revisions(cluster, body)[0])
+    assert actions(deploy(DEPLOYMENT, image="app:3")) == ["changed"]
+    assert owned(live(PATH)) == first
+
+
+def test_an_image_set_by_hand_is_undone_and_conflicts_no_more(deployed, deploy, cluster, namespace, live, eventually):
+    deployed("app:1")
+    by_hand = {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "hand:1"}]}}}}
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api"
+    kind = "application/strategic-merge-patch+json"
+    cluster.request("PATCH", path, by_hand, {"fieldManager": "kubectl-set"}, kind)
+    eventually(lambda: observed(live(PATH)))
+    body = live(PATH)
+    rollback.undo(cluster, body, rollback.revisions(cluster, body)[0])
+    assert actions(deploy(DEPLOYMENT, image="app:1")) == ["unchanged"]
     assert actions(deploy(DEPLOYMENT, image="app:2")) == ["changed"]
-    assert actions(deploy(DEPLOYMENT, image="app:2")) == ["unchanged"]
+
+
+def test_what_was_changed_meanwhile_is_left_as_it_is(deployed, deploy, cluster, live):
+    body = deployed("app:1", "app:2")
+    known = rollback.revisions(cluster, body)
+    deploy(DEPLOYMENT, image="app:3")
+    with pytest.raises(EngineError, match="was changed meanwhile"):
+        rollback.undo(cluster, body, known[0])
+    assert image(live(PATH)) == "app:3"
+
+
+def test_a_status_that_moves_on_is_no_hindrance(deployed, cluster, namespace, live):
+    body = deployed("app:1", "app:2")
+    known = rollback.revisions(cluster, body)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api"
+    other = {"metadata": {"annotations": {"somebody": "else"}}}
+    cluster.request("PATCH", path, other, content="application/merge-patch+json")
+    rollback.undo(cluster, body, known[0])
+    assert image(live(PATH)) == "app:1"
+    assert live(PATH)["metadata"]["annotations"]["somebody"] == "else"
 
 
 def test_an_autoscaler_keeps_the_replicas(deployed, cluster, namespace, live):
@@ -105,28 +199,141 @@ def test_the_revision_is_named_or_the_newest_earlier_one(deployed, cluster):
         rollback.choose(body, known, 9)
 
 
-def test_ready_pods_count_more_than_a_higher_number(deployed, cluster, patch_status, live):
-    body = deployed("app:1", "app:2", "app:3")
-    for item in live("apis/apps/v1:replicasets")["items"]:
-        if item["metadata"]["annotations"][rollback.REVISION] == "1":
-            status = {"replicas": 1, "fullyLabeledReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}
-            patch_status(f"apis/apps/v1:replicasets/{item['metadata']['name']}", status)
-            known = rollback.revisions(cluster, body)
-    assert rollback.choose(body, known, None).number == 1
+def test_the_current_revision_is_told_before_the_controller_has_seen_it(deployed, deploy, cluster, live, no_controllers):
+    deployed("app:1", "app:2")
+    with no_controllers():
+        deploy(DEPLOYMENT, image="app:3")
+        body = live(PATH)
+        known = rollback.revisions(cluster, body)
+        assert [revision.current for revision in known] == [False, False]
+        assert rollback.choose(body, known, None).number == 2
+        deploy(DEPLOYMENT, image="app:1")
+        body = live(PATH)
+        known = rollback.revisions(cluster, body)
+        assert [revision.current for revision in known] == [True, False]
+        assert not rollback.rolled_out(body, known)
+
+
+def test_ready_pods_count_more_than_a_higher_number(deployed, cluster, kubelet):
+    deployed("app:1")
+    kubelet("app:1")
+    body = deployed("app:2", "app:3")
+    assert rollback.choose(body, rollback.revisions(cluster, body), None).number == 1
 
 
 def test_a_first_rollout_has_nothing_to_go_back_to(deployed, cluster):
     body = deployed("app:1")
-    with pytest.raises(EngineError, match="no earlier revision"):
-        rollback.choose(body, rollback.revisions(cluster, body), None)
     (line,) = rollback.undo_failed(cluster, targets_of([body]), 1)
     assert "not rolled back" in line
     assert "this is its first one" in line
 
 
-def test_a_failed_rollout_is_undone_and_told(deployed, cluster, live):
-    body = deployed("app:1", "app:2")
-    first, second = rollback.undo_failed(cluster, targets_of([body]), 1)
-    assert first.endswith("rolled back to revision 1 (app:1).")
-    assert "not ready either" in second  # no kubelet here
+def test_a_failed_rollout_is_undone_told_and_waited_for(deployed, cluster, live, kubelet):
+    deployed("app:1")
+    kubelet("app:1")
+    body = deployed("app:2", "app:3")
+    (line,) = rollback.undo_failed(cluster, targets_of([body]), 30)
+    assert line.endswith("rolled back to revision 1 (app:1).")
     assert image(live(PATH)) == "app:1"
+    assert progress(live(PATH))[0]
+
+
+def test_a_revision_that_never_came_is_not_gone_back_to(deployed, cluster, live):
+    body = deployed("app:1", "app:2")
+    (line,) = rollback.undo_failed(cluster, targets_of([body]), 1)
+    assert line.endswith("not rolled back: no earlier revision has ready pods. It has: 1, 2.")
+    assert image(live(PATH)) == "app:2"
+
+
+@pytest.fixture
+def outage(deployed, kubelet, eventually, live):
+    """A second release that had been ready, and is so no more."""
+    deployed("app:1")
+    kubelet("app:1")
+    deployed("app:2")
+    kubelet("app:2")
+    eventually(lambda: progress(live(PATH))[0])
+    kubelet("app:2", ready=False)
+    eventually(lambda: not progress(live(PATH))[0])
+    return live(PATH)
+
+
+def test_an_outage_is_no_reason_to_undo_a_release_that_came(outage, cluster, live):
+    (line,) = rollback.undo_failed(cluster, targets_of([outage]), 1)
+    assert line.endswith("not rolled back: its pods have been ready in this revision, so what is wrong is something else.")
+    assert image(live(PATH)) == "app:2"
+
+
+@pytest.fixture
+def playbook(tmp_path, api_server, namespace, monkeypatch):
+    """playbooks/rollback.yml with some extra variables; returns both outputs and the counters of the recap."""
+
+    def run(*arguments, **variables):
+        hosts = {"east": {"ansible_connection": "local", "cluster_kubeconfig": str(api_server.kubeconfig)}}
+        hosts["east"]["platform_namespace"] = namespace
+        (tmp_path / "hosts.json").write_text(json.dumps({"clusters": {"hosts": hosts}}))
+        command = [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts.json"]
+        command += ["playbooks/rollback.yml", "-e", json.dumps(variables), *arguments]
+        done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, text=True, capture_output=True, check=False)
+        text = done.stdout + done.stderr
+        line = next(line for line in text.splitlines() if line.startswith("east ") and "ok=" in line)
+        return text, dict(word.split("=") for word in line.split() if "=" in word)
+
+    return run
+
+
+@pytest.fixture
+def release(deployed, cluster, namespace):
+    """Deploy images as the role applications does, as far as the playbook can tell."""
+    label = {"metadata": {"labels": {applyset.PART_OF: applyset.applyset_id("applications", namespace)}}}
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api"
+
+    def run(*images):
+        deployed(*images)
+        cluster.request("PATCH", path, label, content="application/merge-patch+json")
+
+    return run
+
+
+def test_the_playbook(release, playbook, live, kubelet):
+    release("app:1")
+    kubelet("app:1")
+    release("app:2")
+    text, counts = playbook(rollback_show=True)
+    assert counts["changed"] == counts["failed"] == "0", text
+    assert "1 ready  app:1" in text
+    assert "0 ready  app:2  (current)" in text
+    text, counts = playbook("--check", "--diff")
+    assert counts["changed"] == "1", text
+    assert "would go back to what revision 1 was (app:1)" in text
+    assert "+      - image: app:1" in text or "image: app:1" in text
+    assert image(live(PATH)) == "app:2"
+    text, counts = playbook()
+    assert counts["changed"] == "1", text
+    assert image(live(PATH)) == "app:1"
+    text, counts = playbook()
+    assert counts["changed"] == counts["failed"] == "0", text
+    assert "there is none to undo" in text
+
+
+def test_what_the_playbook_refuses(release, playbook, live):
+    release("app:1")
+    for variables, told in [
+        ({"rollback_application": "web"}, "no Deployment web in"),
+        ({"rollback_application": "api"}, "no earlier revision to go back to"),
+        ({"rollback_application": "api", "rollback_revision": 7}, "has no revision 7. It has: 1."),
+        ({"rollback_revision": 1}, "a revision needs the name of its Deployment"),
+    ]:
+        text, counts = playbook(**variables)
+        assert counts["failed"] == "1", text
+        assert told in text
+        assert "Traceback" not in text
+
+
+def test_the_playbook_leaves_an_outage_alone(outage, cluster, namespace, playbook, live):
+    label = {"metadata": {"labels": {applyset.PART_OF: applyset.applyset_id("applications", namespace)}}}
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api"
+    cluster.request("PATCH", path, label, content="application/merge-patch+json")
+    text, counts = playbook()
+    assert counts["changed"] == counts["failed"] == "0", text
+    assert image(live(PATH)) == "app:2"
