@@ -39,6 +39,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from None
 
     def _roll_back(self, args: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        if args["revision"] is not None and not args["name"]:
+            raise EngineError("a revision needs the name of its Deployment: each one counts its own.")
         cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
         chosen = self._choose(cluster, args, settings)
         known = [rollback.revisions(cluster, body) for body in chosen]
@@ -51,6 +53,8 @@ class ActionModule(ActionBase):
         tables = [rollback.table(body, found) for body, found in zip(chosen, known, strict=True)]
         if args["show"]:
             return result | {"msg": "\n".join(tables)}
+        if not chosen:
+            return result | {"msg": "Every rollout is complete: there is none to undo. To go back, name a Deployment."}
         targets = [rollback.choose(body, found, args["revision"]) for body, found in zip(chosen, known, strict=True)]
         check, after = self._task.check_mode, []
         for body, revision in zip(chosen, targets, strict=True):
@@ -82,9 +86,9 @@ class ActionModule(ActionBase):
             if not found:
                 raise EngineError(f"no Deployment {args['name']} in {settings.namespace}; there are: {names}.")
         elif not args["show"]:
-            found = [body for body in found if not progress(body)[0]]
-            if not found:
-                raise EngineError(
-                    f"every rollout is complete: there is none to undo. To do: name a Deployment; there are: {names}."
-                )
+            found = [body for body in found if self._is_rolling(cluster, body)]
         return found
+
+    @staticmethod
+    def _is_rolling(cluster: Cluster, body: Body) -> bool:
+        return not progress(body)[0] and not rollback.rolled_out(body, rollback.revisions(cluster, body))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils import wait
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, wait
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -31,7 +31,8 @@ class Revision:
     images: list[str]
     created: str
     ready: int  # pods
-    current: bool
+    current: bool  # the Deployment's template is this one
+    checksum: str  # of the configuration its pods read when it was applied; "" where they read none
     template: Body
 
     def summary(self) -> dict[str, Any]:
@@ -42,26 +43,53 @@ class Revision:
             "created": self.created,
             "ready": self.ready,
             "current": self.current,
+            "config_checksum": self.checksum,
         }
 
 
 def revisions(cluster: Cluster, deployment: Body) -> list[Revision]:
-    """What a Deployment can go back to, oldest first, the current one last."""
+    """What a Deployment can go back to, oldest first.
+
+    The current one is told by its template, as the number on the Deployment is that of an earlier one until its
+    controller has seen a change.
+    """
     metadata = deployment["metadata"]
-    current = _number(deployment)
-    found = [
-        Revision(
-            _number(body),
-            [container["image"] for container in body["spec"]["template"]["spec"]["containers"]],
-            body["metadata"].get("creationTimestamp") or "",
-            (body.get("status") or {}).get("readyReplicas") or 0,
-            _number(body) == current,
-            body["spec"]["template"],
+    found = []
+    for body in cluster.list(REPLICA_SET, metadata["namespace"])["items"]:
+        if not any(owner.get("uid") == metadata["uid"] for owner in body["metadata"].get("ownerReferences") or []):
+            continue
+        template = _without_hash(body["spec"]["template"])
+        found.append(
+            Revision(
+                _number(body),
+                [container["image"] for container in template["spec"]["containers"]],
+                body["metadata"].get("creationTimestamp") or "",
+                (body.get("status") or {}).get("readyReplicas") or 0,
+                template == _without_hash(deployment["spec"]["template"]),
+                (template["metadata"].get("annotations") or {}).get(applyset.CHECKSUM) or "",
+                template,
+            )
         )
-        for body in cluster.list(REPLICA_SET, metadata["namespace"])["items"]
-        if any(owner.get("uid") == metadata["uid"] for owner in body["metadata"].get("ownerReferences") or [])
-    ]
     return sorted(found, key=lambda revision: revision.number)
+
+
+def _without_hash(template: Body) -> Body:
+    """A pod template as it was applied: without what a ReplicaSet adds, or the server writes as null."""
+    metadata = {key: value for key, value in template["metadata"].items() if key != "creationTimestamp"}
+    labels = metadata.get("labels") or {}
+    metadata["labels"] = {key: labels[key] for key in labels if key != "pod-template-hash"}
+    return template | {"metadata": metadata}
+
+
+def rolled_out(deployment: Body, known: Iterable[Revision]) -> bool:
+    """Whether all pods of the current template have been ready once, whatever has become of them since."""
+    status = deployment.get("status") or {}
+    reasons = {item["type"]: item.get("reason") for item in status.get("conditions") or []}
+    return (
+        any(revision.current and revision.number == _number(deployment) for revision in known)
+        and reasons.get("Progressing") == "NewReplicaSetAvailable"
+        and status.get("replicas", 0) == status.get("updatedReplicas", 0)
+    )
 
 
 def _number(body: Body) -> int:
@@ -73,9 +101,9 @@ def table(deployment: Body, known: Iterable[Revision]) -> str:
     metadata = deployment["metadata"]
     lines = [f"Deployment {metadata['namespace']}/{metadata['name']}"]
     for revision in known:
-        mark = "  (current)" if revision.current else ""
-        images = ", ".join(revision.images)
-        lines.append(f"  revision {revision.number}  {revision.created}  {revision.ready} ready  {images}{mark}")
+        text = f"  revision {revision.number}  {revision.created}  {revision.ready} ready  {', '.join(revision.images)}"
+        text += f"  configuration {revision.checksum[:8]}" if revision.checksum else ""
+        lines.append(text + ("  (current)" if revision.current else ""))
     return "\n".join(lines)
 
 
@@ -104,43 +132,57 @@ def undo(cluster: Cluster, deployment: Body, revision: Revision, dry: bool = Fal
 
     Applied by the engine's own field manager with all else that it owns, so that the next run finds its fields its own.
     What another manager has changed in the template since is taken over: a template is undone as a whole.
+
+    :param deployment: as it was when the revision was chosen.
+    :raises EngineError: where its template has been changed since, or it is gone.
     """
     metadata = deployment["metadata"]
+    name = f"Deployment {metadata['namespace']}/{metadata['name']}"
     for attempt in range(TRIES):
         live = deployment if attempt == 0 else cluster.get(DEPLOYMENT, metadata["namespace"], metadata["name"])
         if live is None:
-            break
+            raise EngineError(f"{name} is gone: something deleted it.")
+        if _without_hash(live["spec"]["template"]) == revision.template:
+            return live  # a lost answer, or somebody else's
+        if live["spec"]["template"] != deployment["spec"]["template"]:
+            raise EngineError(f"{name} was changed meanwhile: left as it is. To do: look at it, then run again.")
         body = extract(live, applied_fields(live, MANAGER))
         body |= {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind}
         body["metadata"] = body.get("metadata") or {}
         body["metadata"] |= {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
-        template = revision.template | {"metadata": dict(revision.template["metadata"])}
-        labels = template["metadata"].get("labels") or {}
-        template["metadata"]["labels"] = {key: labels[key] for key in labels if key != "pod-template-hash"}
-        template["metadata"].pop("creationTimestamp", None)
-        body["spec"] = (body.get("spec") or {}) | {"template": template}
+        body["spec"] = (body.get("spec") or {}) | {"template": revision.template}
         query = {"fieldManager": MANAGER, "force": "true"} | ({"dryRun": "All"} if dry else {})
         path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
         try:
             return cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
         except ApiError as error:
-            if error.status != 409 or attempt == TRIES - 1:
+            if error.status != 409:
                 raise
-    raise EngineError(f"Deployment {metadata['namespace']}/{metadata['name']} is gone: something deleted it.")
+    raise EngineError(f"{name} changes faster than it can be applied. To do: run again.")
 
 
 def undo_failed(cluster: Cluster, targets: Iterable[wait.Target], timeout: float) -> list[str]:
     """Undo the rollouts among these targets that have not become ready, and wait until the old pods serve.
 
+    Left alone, and told, are those that have no earlier revision with ready pods, and those whose pods have been ready
+    and are so no more: what broke them is not their template.
+
     :returns: one line about each.
     """
     told, undone = [], []
     for target in targets:
-        live = cluster.get(DEPLOYMENT, target.namespace, target.name) if target.kind == "Deployment" else None
-        if live is None or wait.progress(live)[0]:
+        if target.kind != "Deployment":
             continue
         try:
-            revision = choose(live, revisions(cluster, live), None)
+            live = cluster.get(DEPLOYMENT, target.namespace, target.name)
+            if live is None or wait.progress(live)[0]:
+                continue
+            known = revisions(cluster, live)
+            if rolled_out(live, known):
+                raise EngineError("its pods have been ready in this revision, so what is wrong is something else.")
+            revision = choose(live, known, None)
+            if not revision.ready:
+                raise EngineError(f"no earlier revision has ready pods. It has: {_numbers(known)}.")
             undone.append(undo(cluster, live, revision))
             told.append(f"{target}: rolled back to revision {revision.number} ({', '.join(revision.images)}).")
         except EngineError as error:

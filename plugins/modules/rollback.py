@@ -13,7 +13,8 @@ description:
 options:
   name:
     description:
-      - Name of the Deployment. Without it, every Deployment of the sets whose rollout is not complete.
+      - Name of the Deployment. Without it, every Deployment of the sets whose rollout is under way or stuck, if any;
+        not those whose pods have been ready in the current revision.
     type: str
   roles:
     description:
@@ -23,7 +24,8 @@ options:
     default: [applications]
   revision:
     description:
-      - Number of the revision. Default is the newest earlier one that still has ready pods, else the newest one.
+      - Number of the revision, of the Deployment that O(name) names.
+      - Default is the newest earlier one that still has ready pods, else the newest earlier one.
     type: int
   show:
     description:
@@ -62,5 +64,10 @@ deployments:
   sample:
     - name: citadelbuy-api
       revisions:
-        - {revision: 4, images: [citadelbuy.local/api:1.0.0], created: "2026-01-01T00:00:00Z", ready: 3, current: true}
+        - revision: 4
+          images: [citadelbuy.local/api:1.0.0]
+          created: "2026-01-01T00:00:00Z"
+          ready: 3
+          current: true
+          config_checksum: 5d1c0f3e
 """
