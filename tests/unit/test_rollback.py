@@ -268,14 +268,14 @@ def test_an_outage_is_no_reason_to_undo_a_release_that_came(outage, cluster, liv
 
 @pytest.fixture
 def playbook(tmp_path, api_server, namespace):
-    """playbooks/rollback.yml with extra variables; returns what it says, in one line, and the recap's counters."""
+    """Run playbooks/rollback.yml, or another, with extra variables; its output in one line, and the recap's counters."""
 
-    def run(*arguments, **variables):
+    def run(*arguments, file="playbooks/rollback.yml", **variables):
         hosts = {"east": {"ansible_connection": "local", "cluster_kubeconfig": str(api_server.kubeconfig)}}
         hosts["east"]["platform_namespace"] = namespace
         (tmp_path / "hosts.json").write_text(json.dumps({"clusters": {"hosts": hosts}}))
         command = [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts.json"]
-        command += ["playbooks/rollback.yml", "-e", json.dumps(variables), *arguments]
+        command += [file, "-e", json.dumps(variables), *arguments]
         done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, text=True, capture_output=True, check=False)
         text = done.stdout + done.stderr
         line = next(line for line in text.splitlines() if line.startswith("east ") and "ok=" in line)
@@ -323,3 +323,29 @@ def test_the_playbook_leaves_an_outage_alone(outage, playbook, live):
     text, counts = playbook()
     assert counts["changed"] == counts["failed"] == "0", text
     assert image(live(PATH)) == "app:2"
+
+
+READY = "citadelbuy.platform.ready: {roles: [applications], timeout: 1, rollback_on_failure: %s}"
+MANIFESTS = (
+    "citadelbuy.platform.manifests: "
+    "{name: applications, templates: [api.yaml.j2], wait_timeout: 1, rollback_on_failure: %s}"
+)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("task", [READY, MANIFESTS], ids=["ready", "manifests"])
+def test_a_task_undoes_a_failed_rollout_where_it_may_and_fails(
+    task, asked, deployed, kubelet, playbook, tmp_path, live, namespace
+):
+    deployed("app:1", role="applications")
+    kubelet("app:1")
+    if task == READY:
+        deployed("app:2", role="applications")
+    (tmp_path / "api.yaml.j2").write_text(DEPLOYMENT)
+    file = tmp_path / "site.yml"
+    file.write_text(f"- hosts: clusters\n  gather_facts: false\n  tasks:\n    - {task % asked}\n")
+    text, counts = playbook(file=file, ns=namespace, image="app:2")
+    assert counts["failed"] == "1", text
+    assert f"Deployment {namespace}/api: not ready after 1 s" in text
+    assert ("rolled back to revision 1 (app:1)." in text) == asked
+    assert image(live(PATH)) == ("app:1" if asked else "app:2")
