@@ -268,7 +268,7 @@ def test_an_outage_is_no_reason_to_undo_a_release_that_came(outage, cluster, liv
 
 @pytest.fixture
 def playbook(tmp_path, api_server, namespace):
-    """Run playbooks/rollback.yml, or another, with extra variables; its output in one line, and the recap's counters."""
+    """Run playbooks/rollback.yml or another with extra variables; its output in one line, and the counters."""
 
     def run(*arguments, file="playbooks/rollback.yml", **variables):
         hosts = {"east": {"ansible_connection": "local", "cluster_kubeconfig": str(api_server.kubeconfig)}}
