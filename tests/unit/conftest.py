@@ -110,6 +110,10 @@ class ApiServer:
         )
         self.start_api()
         self.write_kubeconfig()
+        self.start_controllers()
+
+    def start_controllers(self) -> None:
+        """Start the controller manager."""
         self.run(
             "kube-controller-manager",
             "--kubeconfig",
@@ -145,6 +149,11 @@ class ApiServer:
             try:
                 self.write_kubeconfig()
                 Cluster.from_kubeconfig("test", str(self.kubeconfig)).request("GET", "/readyz", text=True)
+                controllers = self.processes.get("kube-controller-manager")
+                if controllers:  # else it would sit out its back-off, of a minute and more
+                    controllers.kill()
+                    controllers.wait()
+                    self.start_controllers()
                 return
             except Exception:  # whatever it is: not up yet
                 time.sleep(0.2)
