@@ -130,7 +130,7 @@ class _Pass:
         """Apply the ranks in order; stops after the first one with a failure."""
         done: dict[Key, Change] = {}
         for rank in RANKS:
-            members = [manifest for manifest in self.manifests if rank_of(manifest.kind) == rank]
+            members = [manifest for manifest in self.manifests if rank_of(manifest.body) == rank]
             if not members:
                 continue
             # A connection for one request costs more than it saves.

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils.api_server_reach import cut_off, endpoints
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
     quantity,
@@ -73,6 +74,7 @@ class ClusterChecks:
             self._capacity,
             self._pod_security,
             self._metrics,
+            self._way_to_the_api_server,
         )
         results = [Findings() for _check in checks]
         with ThreadPoolExecutor(len(checks)) as pool:
@@ -276,6 +278,20 @@ class ClusterChecks:
                 raise
             found.warnings.append(
                 f"{', '.join(scalers)}: the cluster has no metrics API, nothing will scale: install metrics-server."
+            )
+
+    def _way_to_the_api_server(self, found: Findings) -> None:
+        """Pods that need the API server are not cut off from it by our own network policies."""
+        if not any(body["kind"] == "NetworkPolicy" for body in self.bodies):
+            return
+        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+        query = {"labelSelector": "kubernetes.io/service-name=kubernetes"}
+        slices = self.cluster.request("GET", path, query=query)[1].get("items") or []
+        for body, (address, port) in cut_off(self.bodies, endpoints(slices)):
+            found.problems.append(
+                f"{body['kind']} {body['metadata']['name']} needs the API server at {address}:{port}, and no network"
+                f" policy lets it: add {address}/32 to network_policies_api_server_cidrs, the port to"
+                " network_policies_api_server_ports."
             )
 
 

@@ -41,7 +41,7 @@ def prune(cluster: Cluster, leftovers: Iterable[Body], allowed: Iterable[str], d
     leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp")]
     changes: list[Change] = []
     for rank in (2, 1, 0):
-        members = [body for body in leftovers if rank_of(body["kind"]) == rank]
+        members = [body for body in leftovers if rank_of(body) == rank]
         if members:
             with ThreadPoolExecutor(min(4, len(members))) as pool:
                 changes += pool.map(lambda body: _delete(cluster, body, set(allowed), dry), members)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 RANKS = (0, 1, 2)
 _FIRST = {"Namespace", "CustomResourceDefinition"}
 _SECOND = {
@@ -22,6 +24,13 @@ _SECOND = {
 }
 
 
-def rank_of(kind: str) -> int:
-    """0: what others live in; 1: what pods need; 2: pods and everything around them."""
+def rank_of(body: dict[str, Any]) -> int:
+    """0: what others live in; 1: what pods need; 2: pods and everything around them.
+
+    A NetworkPolicy that selects every pod is of the last rank: what is allowed stands before the rest is denied, and
+    goes after it.
+    """
+    kind = body["kind"]
+    if kind == "NetworkPolicy" and not (body.get("spec") or {}).get("podSelector"):
+        return 2
     return 0 if kind in _FIRST else 1 if kind in _SECOND else 2

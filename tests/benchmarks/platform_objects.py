@@ -49,7 +49,7 @@ def live_objects(cluster: Cluster, namespace: str = NAMESPACE) -> list[Body]:
         members += found.members.values()
     if not members:
         raise BenchmarkError("the platform is not deployed on the embedded cluster: `make up` first.")
-    return sorted(members, key=lambda body: (rank_of(body["kind"]), body["kind"] != "Namespace"))
+    return sorted(members, key=lambda body: (rank_of(body), body["kind"] != "Namespace"))
 
 
 def embedded_cluster() -> Cluster:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Render every role of every inventory, without a cluster.
 
-    rendering.py FOLDER [INVENTORY ...]    write FOLDER/<inventory>/<cluster>/<role>/<kind>-<name>.yaml
+    rendering.py FOLDER [INVENTORY ...]    write FOLDER/<inventory>/<cluster>/<role>/<namespace>/<kind>-<name>.yaml
 
 Secrets are never taken from an inventory: made-up values stand in for them.
 """
@@ -32,9 +32,19 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.render import 
     find_templates,
     render,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role  # noqa: E402
 
 INVENTORIES = sorted(path.name for path in (CHECKOUT / "inventories").iterdir() if (path / "hosts.yml").exists())
-ROLES = ("namespaces", "secrets", "configuration", "postgres", "redis", "elasticsearch", "applications")
+ROLES = (
+    "namespaces",
+    "network_policies",
+    "secrets",
+    "configuration",
+    "postgres",
+    "redis",
+    "elasticsearch",
+    "applications",
+)
 # Set name, and where its templates are below the role.
 SETS = {role: [(role, "templates")] for role in ROLES} | {
     "applications": [("applications-migration", "templates/migration"), ("applications", "templates")]
@@ -77,8 +87,7 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
         third_party = {"secrets_third_party": dict.fromkeys(inherited.get("secrets_third_party") or {}, STAND_IN)}
         for role in ROLES:
             folder = CHECKOUT / "roles" / role
-            defaults = loader.load_from_file(str(folder / "defaults/main.yml"), trusted_as_template=True) or {}
-            variables = defaults | inherited | {"role_path": str(folder)} | STAND_INS | third_party | overrides
+            variables = Role.load(folder, loader).scope(inherited | STAND_INS | third_party | overrides)
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])
@@ -91,10 +100,10 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
 def write(rendered: Rendered, folder: Path) -> list[Path]:
     """Write each manifest to a file of its own."""
     place = folder / rendered.inventory / rendered.cluster / rendered.role
-    place.mkdir(parents=True, exist_ok=True)
     files = []
     for manifest in rendered.manifests:
-        file = place / f"{manifest.kind}-{manifest.name}.yaml".lower()
+        file = place / (manifest.namespace or "cluster") / f"{manifest.kind}-{manifest.name}.yaml".lower()
+        file.parent.mkdir(parents=True, exist_ok=True)
         body = yaml.dump(
             json.loads(json.dumps(manifest.body)), Dumper=_Dumper, sort_keys=False, explicit_start=True, width=140
         )

@@ -49,7 +49,13 @@ def check(
 
     def run(case: str | None = None, cluster: bool = True, capacity: bool = True, **more: Any) -> dict[str, Any]:
         given = loader.load_from_file(str(CASES / case), trusted_as_template=True) if case else {}
-        everything = variables | {"cluster_kubeconfig": str(api_server.kubeconfig)} | given | more
+        # The test's API server has the address that this machine happens to have.
+        here = {
+            "cluster_kubeconfig": str(api_server.kubeconfig),
+            "network_policies_api_server_cidrs": ["0.0.0.0/0"],
+            "network_policies_api_server_ports": [f"{api_server.port}/TCP"],
+        }
+        everything = variables | here | given | more
         args = {"roles": ROLES, "cluster": cluster, "capacity_required": capacity}
         task = SimpleNamespace(args=args, async_val=0, check_mode=False, diff=False, action="preflight", _role=None)
         templar = Templar(loader=loader, variables=everything)

@@ -12,6 +12,7 @@ TAGS = (
     "preflight",
     "foundation",
     "namespaces",
+    "network_policies",
     "secrets",
     "configuration",
     "datastores",
