@@ -35,16 +35,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.render import 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role  # noqa: E402
 
 INVENTORIES = sorted(path.name for path in (CHECKOUT / "inventories").iterdir() if (path / "hosts.yml").exists())
-ROLES = (
-    "namespaces",
-    "network_policies",
-    "secrets",
-    "configuration",
-    "postgres",
-    "redis",
-    "elasticsearch",
-    "applications",
-)
+ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_text())["preflight_roles"]
 # Set name, and where its templates are below the role.
 SETS = {role: [(role, "templates")] for role in ROLES} | {
     "applications": [("applications-migration", "templates/migration"), ("applications", "templates")]

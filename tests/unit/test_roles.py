@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent.parent for path in (CHECKOUT / "roles").glob("*/tasks/main.yml"))
 # Of the cluster or the whole platform, so of no role alone; preflight describes them.
 COMMON = re.compile(r"cluster_(kubeconfig|context)|platform_\w+")
-PLATFORM = {"namespaces", "network_policies", "secrets", "configuration", "postgres", "redis", "elasticsearch", "applications"}
+PLATFORM = set(yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_text())["preflight_roles"])
 
 _spec = importlib.util.spec_from_file_location("role_tables", CHECKOUT / "tests" / "tools" / "role_tables.py")
 role_tables = importlib.util.module_from_spec(_spec)
