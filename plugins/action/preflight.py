@@ -8,6 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.filter.secret_problems import secret_problems
+from ansible_collections.citadelbuy.platform.plugins.module_utils import container_rules
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import leave_replicas_to_autoscalers
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):
                 manifests += made
                 problems += errors
         leave_replicas_to_autoscalers(manifests)
-        problems += _image_problems(manifests)
+        problems += container_rules.problems(manifests)
 
         warnings: list[str] = []
         settings = Settings(self._templar, task_vars)
@@ -121,21 +122,3 @@ class ActionModule(ActionBase):
             except EngineError as error:
                 errors.append(str(error))
         return [], list(dict.fromkeys(errors))
-
-
-def _image_problems(manifests: list[Manifest]) -> list[str]:
-    """Containers whose image is missing or has neither tag nor digest."""
-    found = []
-    for manifest in manifests:
-        template = (manifest.body.get("spec") or {}).get("template")
-        spec = (template.get("spec") or {}) if isinstance(template, dict) else {}
-        for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
-            image = str(container.get("image") or "")
-            where = f"{manifest}, container {container.get('name')}"
-            if not image:
-                found.append(f"{where}: no image: set it in the inventory's images.yml.")
-            elif "@" not in image and ":" not in image.rpartition("/")[2]:
-                found.append(
-                    f"{where}: image {image} has neither tag nor digest: add one in the inventory's images.yml."
-                )
-    return found
