@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, rollback
+from ansible_collections.citadelbuy.platform.plugins.module_utils import rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
@@ -36,8 +36,7 @@ class ActionModule(ActionBase):
         timeout = args["timeout"] or settings.wait_timeout
         try:
             cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-            ids = [applyset.applyset_id(role, settings.namespace) for role in args["roles"]]
-            targets = find_workloads(cluster, ids, settings.namespace)
+            targets = find_workloads(cluster, args["roles"], settings.namespace)
             progress = progress_line(settings.cluster_name)
             try:
                 Waiter(cluster, timeout, progress).wait(targets)

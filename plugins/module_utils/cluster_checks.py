@@ -20,8 +20,9 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.prune import G
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 Body = dict[str, Any]
+Question = tuple[str, str, str | None, str]  # API group, resource, namespace, name; a verb is asked about it
 MINIMUM_VERSION = (1, 24)
-APPLY = ("get", "list", "create", "patch")
+APPLY = ("get", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
 ALSO_NEEDED = (
@@ -116,42 +117,40 @@ class ClusterChecks:
                 " Renew its credentials, or set cluster_context to another context."
             )
             return
-        wanted: dict[tuple[str, str, str | None], set[str]] = {}
+        # What is not in a namespace is asked for by name: a deployer may hold it for the platform's own alone.
+        wanted: dict[Question, set[str]] = {}
         for manifest in self.manifests:
             resource = self.cluster.resource(manifest.api_version, manifest.kind)
             if resource:
-                key = (manifest.key[0], resource.plural, manifest.namespace if resource.namespaced else None)
+                kind = (manifest.key[0], resource.plural, manifest.namespace if resource.namespaced else None)
+                wanted.setdefault((*kind, ""), set()).add("list")
                 verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
-                wanted.setdefault(key, set(APPLY)).update(verbs)
+                name = "" if resource.namespaced else manifest.name
+                wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
         for namespace in {manifest.namespace for manifest in self.manifests if manifest.namespace}:
             for group, resource_name, verbs in ALSO_NEEDED:
-                wanted.setdefault((group, resource_name, namespace), set()).update(verbs)
-        questions = [
-            (group, name, namespace, verb) for (group, name, namespace), verbs in wanted.items() for verb in verbs
-        ]
-
-        def ask(question: tuple[str, str, str | None, str]) -> bool:
-            group, name, namespace, verb = question
-            return self._allowed(verb, group, name, namespace)
-
+                wanted.setdefault((group, resource_name, namespace, ""), set()).update(verbs)
+        questions = [(question, verb) for question, verbs in wanted.items() for verb in verbs]
         with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(ask, questions))
-        denied: dict[tuple[str, str, str | None], list[str]] = {}
-        for (group, name, namespace, verb), allowed in zip(questions, answers, strict=True):
+            answers = list(pool.map(lambda asked: self._allowed(asked[1], *asked[0]), questions))
+        denied: dict[Question, list[str]] = {}
+        for (question, verb), allowed in zip(questions, answers, strict=True):
             if not allowed:
-                denied.setdefault((group, name, namespace), []).append(verb)
+                denied.setdefault(question, []).append(verb)
         found.problems += sorted(
-            f"no permission to {', '.join(sorted(verbs))} {name}{'.' + group if group else ''}"
-            f"{f' in namespace {namespace}' if namespace else ' (cluster-wide)'}: grant it to the kubeconfig's user."
-            for (group, name, namespace), verbs in denied.items()
+            f"no permission to {', '.join(sorted(verbs))} {resource}{'.' + group if group else ''}"
+            f"{f' {name}' if name else ''}{f' in namespace {namespace}' if namespace else ' (cluster-wide)'}:"
+            " grant it to the kubeconfig's user (playbooks/deployer.yml)."
+            for (group, resource, namespace, name), verbs in denied.items()
         )
 
-    def _allowed(self, verb: str, group: str, resource: str, namespace: str | None) -> bool:
+    def _allowed(self, verb: str, group: str, resource: str, namespace: str | None, name: str = "") -> bool:
         resource, _, subresource = resource.partition("/")
         attributes = {"verb": verb, "group": group, "resource": resource}
         attributes |= {"subresource": subresource} if subresource else {}
         attributes |= {"namespace": namespace} if namespace else {}
+        attributes |= {"name": name} if name else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -254,12 +253,15 @@ class ClusterChecks:
 
     def _pod_security(self, found: Findings) -> None:
         """The admission that enforces Pod Security refuses a level that does not exist, where it is on."""
-        if not any("pod-security.kubernetes.io/enforce" in _labels(body) for body in self.bodies):
+        enforce = "pod-security.kubernetes.io/enforce"
+        ours = [body["metadata"]["name"] for body in self.bodies if enforce in _labels(body)]
+        if not ours:
             return
-        label = {"pod-security.kubernetes.io/enforce": "no-such-level"}
-        probe = {"metadata": {"generateName": "citadelbuy-preflight-", "labels": label}}
+        metadata = {"name": ours[0], "labels": {enforce: "no-such-level"}}
+        probe = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        query = {"fieldManager": "citadelbuy-preflight", "force": "true", "dryRun": "All"}
         try:
-            self.cluster.request("POST", "/api/v1/namespaces", probe, query={"dryRun": "All"})
+            self.cluster.request("PATCH", f"/api/v1/namespaces/{ours[0]}", probe, query, "application/apply-patch+yaml")
         except ApiError as error:
             if error.status == 403 and "no-such-level" not in str(error):
                 raise

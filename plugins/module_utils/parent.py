@@ -55,7 +55,7 @@ class Parent:
         """Read the parent and, by label, all members of the kinds and namespaces that it or the manifests name."""
         self.read_again()
         versions = {(manifest.key[0], manifest.kind): manifest.api_version for manifest in manifests}
-        namespaces = self._namespaces() | {manifest.namespace for manifest in manifests if manifest.namespace}
+        namespaces = self.namespaces() | {manifest.namespace for manifest in manifests if manifest.namespace}
         collections: list[tuple[Resource, str | None]] = []
         for group, kind in self._group_kinds() | set(versions):
             version = versions.get((group, kind)) or self.cluster.preferred_version(group)
@@ -94,7 +94,8 @@ class Parent:
         pairs = (item.partition(".") for item in self._annotation(GROUP_KINDS).split(",") if item)
         return {(group, kind) for kind, _dot, group in pairs}
 
-    def _namespaces(self) -> set[str]:
+    def namespaces(self) -> set[str]:
+        """Where members may be, as the parent said when it was read."""
         return {self.namespace} | {item for item in self._annotation(NAMESPACES).split(",") if item}
 
     def is_unchanged(self, manifest: Manifest, live: Body) -> bool:
@@ -135,7 +136,7 @@ class Parent:
         for _attempt in range(TRIES):
             narrow = own and record is not None
             all_kinds = kinds if narrow else kinds | self._group_kinds()
-            all_places = (places if narrow else places | self._namespaces()) - {self.namespace}
+            all_places = (places if narrow else places | self.namespaces()) - {self.namespace}
             wanted = record if narrow else self._record | (record or {})
             text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))
             body = {

@@ -32,7 +32,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
+from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER, Parent
 
 Body = dict[str, Any]
 POD = Resource("v1", "Pod", "pods", True)
@@ -106,21 +106,22 @@ def targets_of(bodies: Iterable[Body]) -> list[Target]:
     ]
 
 
-def find_workloads(cluster: Cluster, set_ids: Iterable[str], namespace: str) -> list[Target]:
-    """The workloads that sets have applied, by their ApplySet label.
+def find_workloads(cluster: Cluster, sets: Iterable[str], namespace: str) -> list[Target]:
+    """The workloads that sets have applied, by their ApplySet label, in the namespaces that their parents name.
 
-    :param namespace: where to look when the user may not list all namespaces.
+    :param namespace: where the parents are.
     """
-    selector = f"{applyset.PART_OF} in ({','.join(sorted(set_ids))})"
-    found: list[Target] = []
-    for kind in applyset.WORKLOADS:
-        try:
-            found += targets_of(cluster.list(KINDS[kind], labelSelector=selector)["items"])
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            found += targets_of(cluster.list(KINDS[kind], namespace, labelSelector=selector)["items"])
-    return found
+    parents = [Parent(cluster, name, namespace) for name in sets]
+    for parent in parents:
+        parent.read_again()
+    places = {place for parent in parents for place in parent.namespaces()}
+    selector = f"{applyset.PART_OF} in ({','.join(sorted(parent.id for parent in parents))})"
+    return [
+        target
+        for kind in applyset.WORKLOADS
+        for place in sorted(places)
+        for target in targets_of(cluster.list(KINDS[kind], place, labelSelector=selector)["items"])
+    ]
 
 
 def progress(body: Body, ask: Callable[[Body], bool] = lambda _body: False) -> tuple[bool, str]:

@@ -172,7 +172,8 @@ def test_a_login_that_is_refused_is_one_problem(check: Check, tmp_path: Path, ap
 def test_missing_permissions_are_named(check: Check) -> None:
     result = check(cluster_context="nobody")
     assert "no permission to create, delete, get, list, patch secrets in namespace citadelbuy" in result["text"]
-    assert "no permission to create, get, list, patch namespaces (cluster-wide)" in result["text"]
+    assert "no permission to create, get, patch namespaces citadelbuy (cluster-wide)" in result["text"]
+    assert "no permission to list namespaces (cluster-wide)" in result["text"]
     assert "no permission to create pods/exec in namespace citadelbuy" in result["text"]
     assert any("capacity could not be checked" in warning for warning in result["warnings"])
 

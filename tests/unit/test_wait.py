@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, urlsplit
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, report, wait
+from ansible_collections.citadelbuy.platform.plugins.module_utils import report, wait
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -277,7 +277,7 @@ def test_all_kinds_at_once(deploy, kubelet, settle, cluster):
         JOB.replace("{{ name }}", "migrate").replace("{{ restart | default('Always') }}", "Never"),
     ]
     assert settle(deploy("---\n".join(texts))) < 15
-    found = find_workloads(cluster, [applyset.applyset_id("test", deploy.namespace)], "default")
+    found = find_workloads(cluster, ["test"], deploy.namespace)
     assert sorted(target.kind for target in found) == ["Deployment", "Job", "StatefulSet"]
     began = time.monotonic()
     Waiter(cluster, 5).wait(found)
