@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.api_server_reach import cut_off, endpoints
+from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
     quantity,
@@ -28,8 +29,8 @@ DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.be
 ALSO_NEEDED = (
     ("", "pods", ("get", "list", "watch")),
     ("", "pods/log", ("get",)),
-    ("", "pods/exec", ("create",)),
-    ("", "pods/portforward", ("create",)),
+    ("", "pods/exec", ("create", "get")),  # a WebSocket is a GET; since 1.35 it has to be allowed as create, too
+    ("", "pods/portforward", ("create", "get")),
     ("", "events", ("list",)),
     ("", "persistentvolumeclaims", ("list",)),
 )
@@ -128,7 +129,7 @@ class ClusterChecks:
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
                 name = "" if resource.namespaced else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
-        for namespace in {manifest.namespace for manifest in self.manifests if manifest.namespace}:
+        for namespace in {manifest.namespace for manifest in self.manifests if manifest.kind in WORKLOADS}:
             for group, resource_name, verbs in ALSO_NEEDED:
                 wanted.setdefault((group, resource_name, namespace, ""), set()).update(verbs)
         questions = [(question, verb) for question, verbs in wanted.items() for verb in verbs]

@@ -174,7 +174,7 @@ def test_missing_permissions_are_named(check: Check) -> None:
     assert "no permission to create, delete, get, list, patch secrets in namespace citadelbuy" in result["text"]
     assert "no permission to create, get, patch namespaces citadelbuy (cluster-wide)" in result["text"]
     assert "no permission to list namespaces (cluster-wide)" in result["text"]
-    assert "no permission to create pods/exec in namespace citadelbuy" in result["text"]
+    assert "no permission to create, get pods/exec in namespace citadelbuy" in result["text"]
     assert any("capacity could not be checked" in warning for warning in result["warnings"])
 
 
