@@ -12,6 +12,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.render import 
 
 PART_OF = "applyset.kubernetes.io/part-of"
 CHECKSUM = "citadelbuy.io/config-checksum"
+NOT_ROLLED_BY = "citadelbuy.io/not-rolled-by"  # a pod template's list of what its running pods follow, as `Secret/name`
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 ROLLED_BY_CHECKSUM = ("Deployment", "StatefulSet", "DaemonSet")  # a Job's template cannot change
 
@@ -75,13 +76,18 @@ def pod_template(body: dict[str, Any]) -> dict[str, Any] | None:
 def add_checksum(manifest: Manifest, key_hashes: KeyHashes) -> None:
     """Put a hash of the configuration that a workload's pods use on its template: a change of it rolls the pods.
 
-    Of an object that a pod uses key by key, only those keys count.
+    Of an object that a pod uses key by key, only those keys count; one that the template names as `not-rolled-by` does
+    not count at all.
     """
     template = pod_template(manifest.body) if manifest.kind in ROLLED_BY_CHECKSUM else None
     if template is None:
         return
     used: dict[str, Any] = {}
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    followed = {item.strip() for item in annotations.get(NOT_ROLLED_BY, "").split(",")}
     for kind, name, keys in references(template.get("spec") or {}):
+        if f"{kind}/{name}" in followed:
+            continue
         hashes = key_hashes(kind, manifest.namespace, name)
         place = used.setdefault(f"{kind}/{name}", {})
         if hashes is None:

@@ -1,50 +1,100 @@
-"""Secret values that nobody chooses: generated once, kept in the cluster."""
+"""Secret values over time: generated once and kept in the cluster, changed by rotations, and dated."""
 
 from __future__ import annotations
 
 import base64
 import secrets
 import string
+import time
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, Resource
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    ApiError,
+    Cluster,
+    EngineError,
+    Resource,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
-GENERATE = "citadelbuy.io/generate"
+# Annotations of a Secret, each a list of keys.
+GENERATE = "citadelbuy.io/generate"  # generated where they are missing, then kept
+KEEP = "citadelbuy.io/keep"  # the cluster's value stands, once there is one: a rotation changes it
+ROTATE = "citadelbuy.io/rotate"  # who uses these must be told first, so only a rotation changes them
+ROTATED = "rotated.citadelbuy.io/"  # + key: when its value was changed last, for each key of a Secret that has ROTATE
+
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 32
 PREDICTED = "generated-by-the-run"
 
 
+def random_value() -> str:
+    """A new value: 190 bits, of characters that need no quoting anywhere."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+
+
 def generate(cluster: Cluster, manifest: Manifest, resource: Resource, live: Body | None, dry: bool) -> Body | None:
-    """Fill the keys that `citadelbuy.io/generate` names: from the live Secret, else random.
+    """Fill in what the cluster knows better than the template: generated and kept values, and times of change.
 
     New values are first applied alone by a field manager that exists once: of two runs at the same time one conflicts,
     and takes the other's values. Returns the Secret as it is then.
+
+    :raises EngineError: where the template would change a value that only a rotation changes.
     """
-    names = (manifest.body["metadata"].get("annotations") or {}).get(GENERATE, "")
-    keys = [key.strip() for key in names.split(",") if key.strip()]
-    if not keys:
+    annotations = manifest.body["metadata"].get("annotations") or {}
+    if not annotations.keys() & {GENERATE, KEEP, ROTATE}:
         return live
+    before = (live or {}).get("data") or {}
+    keys = _keys(manifest, GENERATE)
     data = manifest.body["data"] = dict(manifest.body.get("data") or {})
-    missing = [key for key in keys if key not in ((live or {}).get("data") or {})]
+    missing = [key for key in keys if key not in before]
     if missing and dry:
         encoded = dict.fromkeys(missing, base64.b64encode(PREDICTED.encode()).decode())
-        live = (live or {}) | {"data": ((live or {}).get("data") or {}) | encoded}
+        live = (live or {}) | {"data": before | encoded}
     elif missing:
         live = _store(cluster, manifest, resource, missing)
-    data |= {key: live["data"][key] for key in keys if live and key in (live.get("data") or {})}
+    now = (live or {}).get("data") or {}
+    data |= {key: now[key] for key in [*keys, *_keys(manifest, KEEP)] if key in now}
+    changed = [key for key in _keys(manifest, ROTATE) if key in before and key in data and data[key] != before[key]]
+    if changed:
+        names = ",".join(changed)
+        raise EngineError(
+            f"{manifest}: the inventory's value of {names} is not the one in use, and its store would not know it. To "
+            f"do: `ansible-playbook playbooks/rotate_secrets.yml -e rotate_secrets_names={names}`, then run again."
+        )
+    if ROTATE in annotations:
+        kept = _keys(manifest, KEEP)
+        annotations |= ages(live, before, {key: value for key, value in data.items() if key not in kept})
     return live
+
+
+def ages(live: Body | None, before: dict[str, str], data: dict[str, str]) -> dict[str, str]:
+    """Annotations that tell when each value was changed last.
+
+    :param live: the Secret as it is; a value without a time has at least the Secret's age.
+    :param before: its values as they were at first.
+    :param data: its values as they shall be.
+    """
+    metadata = (live or {}).get("metadata") or {}
+    known, now = metadata.get("annotations") or {}, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    made = metadata.get("creationTimestamp") or now
+    return {
+        ROTATED + key: known.get(ROTATED + key, made) if before.get(key) == value else now
+        for key, value in data.items()
+    }
+
+
+def _keys(manifest: Manifest, annotation: str) -> list[str]:
+    names = str((manifest.body["metadata"].get("annotations") or {}).get(annotation) or "")
+    return [key.strip() for key in names.split(",") if key.strip()]
 
 
 def _store(cluster: Cluster, manifest: Manifest, resource: Resource, keys: list[str]) -> Body | None:
     """Put random values under these keys, if nobody else has; returns the Secret with those that won."""
-    values = {key: "".join(secrets.choice(ALPHABET) for _ in range(LENGTH)) for key in keys}
     body = {part: manifest.body[part] for part in ("apiVersion", "kind", "type") if part in manifest.body}
     body |= {
         "metadata": {"name": manifest.name, "namespace": manifest.namespace},
-        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+        "data": {key: base64.b64encode(random_value().encode()).decode() for key in keys},
     }
     query = {"fieldManager": f"{MANAGER}-generate-{secrets.token_hex(4)}", "force": "false"}
     path = resource.path(manifest.namespace, manifest.name)

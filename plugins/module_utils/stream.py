@@ -25,7 +25,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 
 PROTOCOL = "v4.channel.k8s.io"
 BINARY, CLOSE, PING, PONG = 2, 8, 9, 10
-STDOUT, STDERR, STATUS = 1, 2, 3  # channels of exec
+STDIN, STDOUT, STDERR, STATUS = 0, 1, 2, 3  # channels of exec
 DATA, PROBLEM = 0, 1  # channels of a forwarded port
 
 
@@ -168,19 +168,30 @@ class Reply:
 
 
 def run_in_pod(
-    cluster: Cluster, namespace: str, pod: str, container: str, command: list[str], timeout: float = 15
+    cluster: Cluster,
+    namespace: str,
+    pod: str,
+    container: str,
+    command: list[str],
+    timeout: float = 15,
+    stdin: bytes = b"",
 ) -> str:
     """Run a command in a container and return its standard output.
 
+    :param stdin: what it may read, so that no secret stands in its arguments. Its end is not told (the protocol that
+        every server speaks has no word for it): the command has to know how much it reads, as `head -c` does.
     :raises EngineError: names the pod and the reason, when the command cannot run or fails.
     """
     path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/exec"
     query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", word) for word in command)]
+    query += [("stdin", "true")] if stdin else []
     where = f"exec in pod {namespace}/{pod}, container {container}"
     output = {STDOUT: b"", STDERR: b"", STATUS: b""}
     try:
         stream = WebSocket(cluster, path, query, timeout)
         try:
+            if stdin:
+                stream.send(STDIN, stdin)
             for channel, data in stream.messages():
                 output[channel] = output.get(channel, b"") + data
         finally:
@@ -205,6 +216,7 @@ def http_through_pod(
     path: str,
     body: Any = None,
     timeout: float = 15,
+    headers: dict[str, str] | None = None,
 ) -> Reply:
     """One HTTP request to a pod's port, forwarded by its kubelet: no Service, Ingress or network policy is in the way.
 
@@ -217,6 +229,7 @@ def http_through_pod(
         "Connection: close",
         "Accept: */*",
         f"Content-Length: {len(data)}",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
     ]
     if body is not None:
         lines.append("Content-Type: application/json")

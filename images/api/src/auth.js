@@ -49,6 +49,8 @@ function validAccount({ email, password }) {
 
 export function createAuth({ database, settings }) {
   const nobody = hashPassword(randomUUID());
+  // During a rotation: the key that comes and the one that goes, one a line.
+  const accepted = [settings.JWT_SECRET, ...(settings.JWT_SECRET_ALSO_ACCEPTED ?? '').split('\n').filter(Boolean)];
   return {
     async register(body) {
       const { email, password } = validAccount(body);
@@ -73,7 +75,7 @@ export function createAuth({ database, settings }) {
     /** The user that a request is made by, if its bearer token is valid. */
     user(req) {
       const [, token] = /^Bearer (\S+)$/i.exec(req.headers.authorization ?? '') ?? [];
-      return token && readToken(token, settings.JWT_SECRET);
+      return token && accepted.map((secret) => readToken(token, secret)).find(Boolean);
     },
   };
 }

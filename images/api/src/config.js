@@ -20,6 +20,8 @@ const API_ENV = {
   ELASTICSEARCH_PASSWORD: {},
   JWT_SECRET: {},
   SESSION_SECRET: {},
+  JWT_SECRET_ALSO_ACCEPTED: { optional: true },
+  SESSION_SECRET_ALSO_ACCEPTED: { optional: true },
   RATE_LIMIT_TTL: { number: true, default: 60000 },
   RATE_LIMIT_MAX_REQUESTS: { number: true, default: 100 },
   RATE_LIMIT_PUBLIC_MAX: { number: true, default: 300 },

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import test from 'node:test';
-import { checkPassword, createToken, hashPassword, readToken } from '../src/auth.js';
+import { checkPassword, createAuth, createToken, hashPassword, readToken } from '../src/auth.js';
 import { apiSettings } from '../src/config.js';
 import { tierOf } from '../src/limits.js';
 import { validId, validProduct } from '../src/products.js';
@@ -52,6 +52,14 @@ test('tokens are accepted unchanged, unexpired and with HS256 only', () => {
   const signed = createHmac('sha256', 'secret').update(`${none}.${payload}`).digest('base64url');
   assert.equal(readToken(`${none}.${payload}.${signed}`, 'secret', now), undefined);
   for (const junk of ['', 'a', 'a.b', 'a.b.c', 'a.b.c.d', '..']) assert.equal(readToken(junk, 'secret', now), undefined, junk);
+});
+
+test('while a key is rotated, tokens of the old one and of the new one are accepted, and no others', () => {
+  const user = (secret, extra) => createAuth({ settings: { JWT_SECRET: 'new', ...extra } })
+    .user({ headers: { authorization: `Bearer ${createToken('user-1', secret)}` } });
+  const during = { JWT_SECRET_ALSO_ACCEPTED: 'new\nold' };
+  assert.deepEqual([user('new', during), user('old', during), user('older', during)], ['user-1', 'user-1', undefined]);
+  assert.deepEqual([user('new'), user('old'), user('')], ['user-1', undefined, undefined]);
 });
 
 test('requests fall under the tiers of the reference document', () => {

@@ -3,6 +3,7 @@
 
 docker-entrypoint.py postgres [-c NAME=VALUE ...]   the server
 docker-entrypoint.py primary [...]                  what Patroni calls to make a primary what it should be
+docker-entrypoint.py reload                         let Patroni use the passwords that the files hold now
 docker-entrypoint.py COMMAND ...                    anything else is run as it is
 """
 
@@ -26,6 +27,7 @@ CONFIGURATION = Path(os.environ.get("PATRONICTL_CONFIG_FILE", "/tmp/patroni.json
 SOCKETS = "/var/run/postgresql"
 SUPERUSER = "postgres"
 REPLICATOR = "replicator"
+EXPORTER = "exporter"
 API_PORT = 8008
 API_TIMEOUT = 30
 """Seconds that a new primary may take to have its settings in the cluster's store."""
@@ -44,15 +46,21 @@ SESSION = {
 }
 SETUP_SQL = """
 \\set ON_ERROR_STOP on
-\\getenv password POSTGRES_PASSWORD
+\\getenv password ROLE_PASSWORD
 """
 ROLE_SQL = """
 SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \\gexec
-SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', :'role', :'password') \\gexec
+SELECT format('ALTER ROLE %I LOGIN', :'role') \\gexec
 """
+PASSWORD_SQL = "SELECT format('ALTER ROLE %I PASSWORD %L', :'role', :'password') \\gexec\n"
 REPLICATION_SQL = "SELECT format('ALTER ROLE %I REPLICATION', :'role') \\gexec\n"
-# The exporter beside the server logs in as the application's user.
-MONITOR_SQL = "SELECT format('GRANT pg_monitor TO %I', :'role') WHERE :'role' <> current_user \\gexec\n"
+# It logs in over the socket alone: the server asks the kernel who it is, and there is no password to keep.
+EXPORTER_SQL = "SELECT format('GRANT pg_monitor TO %I', :'role') \\gexec\n"
+# A login beside the owner, which is the owner in all that it does: so a new password never replaces one in use.
+LOGIN_SQL = """
+SELECT format('GRANT %I TO %I', :'owner', :'role') \\gexec
+SELECT format('ALTER ROLE %I SET role TO %L', :'role', :'owner') \\gexec
+"""
 DATABASE_SQL = """
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \\gexec
@@ -68,15 +76,26 @@ def fail(message: str) -> NoReturn:
 
 def required(name: str) -> str:
     """Return a variable of the environment that may not be empty."""
-    value = os.environ.get(name, "")
+    value = setting(name)
     if not value:
         fail(f"the environment variable {name} is not set or empty; set it on the container")
     return value
 
 
+def setting(name: str) -> str:
+    """Return a variable of the environment, or what the file holds that NAME_FILE names; empty where there is none."""
+    file = os.environ.get(f"{name}_FILE")
+    try:
+        return Path(file).read_text().rstrip("\n") if file else os.environ.get(name, "")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        fail(f"cannot read {file}, which {name}_FILE names: {error.strerror}")
+
+
 def identifier(name: str, default: str) -> str:
     """Return a variable that names a role or a database."""
-    value = os.environ.get(name) or default
+    value = setting(name) or default
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
         fail(f"{name} must be lower-case letters, digits and underscores, got {value!r}")
     return value
@@ -111,24 +130,32 @@ def access_rules() -> list[str]:
 
 
 def socket_users(*roles: str) -> list[str]:
-    """Return pg_ident: what this container's user may call itself over the socket."""
-    return [f"pod postgres {role}" for role in dict.fromkeys(roles)]
+    """Return pg_ident: what this container's user, and the exporter's (nobody), may call itself over the socket."""
+    return [*(f"pod postgres {role}" for role in dict.fromkeys(roles)), f"pod nobody {EXPORTER}"]
 
 
-def psql(superuser: str, sql: str, sockets: str = SOCKETS, **variables: str) -> None:
-    """Run SQL over the socket as the superuser."""
-    command = ["psql", "--no-psqlrc", "--quiet", f"--host={sockets}", f"--username={superuser}", "--dbname=postgres"]
+def psql(superuser: str, sql: str, password: str = "", **variables: str) -> None:
+    """Run SQL over the socket as the superuser; the password is psql's variable of this name."""
+    command = ["psql", "--no-psqlrc", "--quiet", f"--host={SOCKETS}", f"--username={superuser}", "--dbname=postgres"]
     settings = [f"--variable={name}={value}" for name, value in variables.items()]
     session = {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in SESSION.items())}
+    session["ROLE_PASSWORD"] = password
     subprocess.run([*command, *settings], input=SETUP_SQL + sql, env=os.environ | session, text=True, check=True)
 
 
 # Under Patroni
 
 
+def passwords() -> tuple[str, str]:
+    """Return those of the superuser (and of Patroni's API) and of replication: without their own, the application's."""
+    given = setting("POSTGRES_PASSWORD")
+    superuser = setting("POSTGRES_SUPERUSER_PASSWORD") or given or required("POSTGRES_PASSWORD")
+    return superuser, setting("POSTGRES_REPLICATION_PASSWORD") or superuser
+
+
 def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
     """Return Patroni's configuration; what PATRONI_* variables say overrides it."""
-    password = required("POSTGRES_PASSWORD")
+    superuser, replicator = passwords()
     address = os.environ.get("PATRONI_KUBERNETES_POD_IP") or "127.0.0.1"
     host = f"[{address}]" if ":" in address else address
     me = str(Path(__file__).resolve())
@@ -137,7 +164,7 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
             "listen": f"0.0.0.0:{API_PORT}",
             "connect_address": f"{host}:{API_PORT}",
             # Reading is open to probes; a switchover or a changed setting needs this.
-            "authentication": {"username": "patroni", "password": password},
+            "authentication": {"username": "patroni", "password": superuser},
         },
         "bootstrap": {
             "dcs": {
@@ -164,8 +191,8 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
             "use_unix_socket": True,
             "use_unix_socket_repl": True,
             "authentication": {
-                "superuser": {"username": SUPERUSER, "password": password},
-                "replication": {"username": REPLICATOR, "password": password},
+                "superuser": {"username": SUPERUSER, "password": superuser},
+                "replication": {"username": REPLICATOR, "password": replicator},
             },
             "parameters": {"unix_socket_directories": SOCKETS},
             "pg_hba": access_rules(),
@@ -182,6 +209,20 @@ def run_patroni(arguments: list[str]) -> NoReturn:
     CONFIGURATION.write_text(json.dumps(patroni_configuration(arguments), indent=2))
     Path(required("PGDATA")).parent.mkdir(parents=True, exist_ok=True)
     os.execvp("patroni", ["patroni", str(CONFIGURATION)])
+
+
+def reload() -> None:
+    """Give the running Patroni the passwords that the files hold now; its replicas connect anew by themselves."""
+    configuration = json.loads(CONFIGURATION.read_text())
+    superuser, replicator = passwords()
+    configuration["restapi"]["authentication"]["password"] = superuser
+    configuration["postgresql"]["authentication"]["superuser"]["password"] = superuser
+    configuration["postgresql"]["authentication"]["replication"]["password"] = replicator
+    new = CONFIGURATION.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(json.dumps(configuration, indent=2))
+    new.rename(CONFIGURATION)
+    os.kill(1, signal.SIGHUP)
 
 
 def changes(live: dict[str, Any], wanted: dict[str, Any], owned: bool = False) -> dict[str, Any]:
@@ -215,12 +256,18 @@ def converge_primary(arguments: list[str]) -> None:
     event = arguments[0] if arguments else ""
     if event != "post_init" and (len(arguments) < 2 or arguments[1] not in {"master", "primary"}):
         return
-    role = identifier("POSTGRES_USER", SUPERUSER)
-    for name in dict.fromkeys((SUPERUSER, role)):
-        psql(SUPERUSER, ROLE_SQL, role=name)
-    psql(SUPERUSER, ROLE_SQL + REPLICATION_SQL, role=REPLICATOR)
-    psql(SUPERUSER, MONITOR_SQL, role=role)
-    psql(SUPERUSER, DATABASE_SQL, role=role, database=identifier("POSTGRES_DB", role))
+    superuser, replicator = passwords()
+    owner = identifier("POSTGRES_USER", SUPERUSER)
+    login = identifier("POSTGRES_LOGIN", owner)
+    psql(SUPERUSER, ROLE_SQL + PASSWORD_SQL, superuser, role=SUPERUSER)
+    psql(SUPERUSER, ROLE_SQL + PASSWORD_SQL + REPLICATION_SQL, replicator, role=REPLICATOR)
+    psql(SUPERUSER, ROLE_SQL + EXPORTER_SQL, role=EXPORTER)
+    psql(SUPERUSER, ROLE_SQL, role=owner)
+    if login != owner:
+        psql(SUPERUSER, ROLE_SQL + LOGIN_SQL, role=login, owner=owner)
+    if login != SUPERUSER:
+        psql(SUPERUSER, PASSWORD_SQL, required("POSTGRES_PASSWORD"), role=login)
+    psql(SUPERUSER, DATABASE_SQL, role=owner, database=identifier("POSTGRES_DB", owner))
     if event == "post_init":
         return
     configuration = json.loads(CONFIGURATION.read_text())
@@ -288,6 +335,8 @@ def main() -> None:
         command, arguments = "postgres", sys.argv[1:]
     if command == "primary":
         converge_primary(arguments)
+    elif command == "reload":
+        reload()
     elif command != "postgres":
         os.execvp(command, [command, *arguments])
     elif os.environ.get("PATRONI_SCOPE"):
