@@ -188,7 +188,11 @@ def test_production_sizes(prod: Sets, name: str) -> None:
     storage, requests, limits, metrics_port = PROD[name]
     (workload,) = [item for item in manifests(prod, "Deployment", "StatefulSet") if item.name == name]
     template = pod_template(workload.body)
-    assert template["spec"]["containers"][0]["resources"] == {"requests": requests, "limits": limits}
+    resources = template["spec"]["containers"][0]["resources"]
+    # The document has none of these: they keep a pod from filling its node's disk.
+    assert resources["requests"].pop("ephemeral-storage") == "64Mi"
+    assert resources["limits"].pop("ephemeral-storage") in ("1Gi", "4Gi")
+    assert resources == {"requests": requests, "limits": limits}
     assert template["metadata"]["annotations"]["prometheus.io/port"] == str(metrics_port)
     for claim in workload.body["spec"].get("volumeClaimTemplates") or []:
         assert claim["spec"]["resources"]["requests"]["storage"] == storage
