@@ -248,9 +248,18 @@ class _Pass:
         try:
             return self._send(body, resource)
         except ApiError as error:
-            if self.dry and error.status == 404 and self.foreseen.get("Namespace", None, manifest.namespace or ""):
+            if self.dry and error.status == 404 and self._waits_for_foreseen(manifest):
                 return manifest.body
             raise
+
+    def _waits_for_foreseen(self, manifest: Manifest) -> bool:
+        """Whether the object needs one that the run would create: its namespace, or the role that it binds."""
+        role = manifest.body.get("roleRef") or {}
+        place = manifest.namespace if role.get("kind") == "Role" else None
+        return bool(
+            self.foreseen.get("Namespace", None, manifest.namespace or "")
+            or (role and self.foreseen.get(role.get("kind"), place, role.get("name")))
+        )
 
     def _send(self, body: Body, resource: Resource) -> Body:
         metadata = body["metadata"]
@@ -274,8 +283,8 @@ class _Pass:
         return self._hashes[key]
 
     def _foresee(self, manifest: Manifest, after: Body) -> None:
-        if manifest.kind == "Namespace":
-            self.foreseen.add(True, "Namespace", None, manifest.name)
+        if manifest.kind in ("Namespace", "Role", "ClusterRole"):
+            self.foreseen.add(True, manifest.kind, manifest.namespace, manifest.name)
         elif manifest.kind == "CustomResourceDefinition":
             spec = manifest.body["spec"]
             self.foreseen.add(True, "CustomResourceDefinition", spec["group"], spec["names"]["kind"])

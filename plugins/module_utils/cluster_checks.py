@@ -31,7 +31,9 @@ ALSO_NEEDED = (
     ("", "pods/log", ("get",)),
     ("", "pods/exec", ("create", "get")),  # a WebSocket is a GET; since 1.35 it has to be allowed as create, too
     ("", "pods/portforward", ("create", "get")),
-    ("", "events", ("list",)),
+    ("", "events", ("list", "watch")),
+    ("apps", "replicasets", ("list", "watch")),
+    ("apps", "daemonsets", ("list",)),
     ("", "persistentvolumeclaims", ("list",)),
 )
 

@@ -10,7 +10,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils import diff
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, Resource
 from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import GENERATE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body, Change
-from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import rank_of
+from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import RANKS, rank_of
 
 VARIABLE = "platform_prune_data"
 GUARDED = {
@@ -40,7 +40,7 @@ def prune(cluster: Cluster, leftovers: Iterable[Body], allowed: Iterable[str], d
     """
     leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp")]
     changes: list[Change] = []
-    for rank in (2, 1, 0):
+    for rank in reversed(RANKS):
         members = [body for body in leftovers if rank_of(body) == rank]
         if members:
             with ThreadPoolExecutor(min(4, len(members))) as pool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-RANKS = (0, 1, 2)
+RANKS = (0, 1, 2, 3)
 _FIRST = {"Namespace", "CustomResourceDefinition"}
 _SECOND = {
     "ServiceAccount",
     "Role",
-    "RoleBinding",
     "ClusterRole",
-    "ClusterRoleBinding",
     "ConfigMap",
     "Secret",
     "PersistentVolume",
@@ -22,15 +20,17 @@ _SECOND = {
     "PriorityClass",
     "NetworkPolicy",
 }
+_THIRD = {"RoleBinding", "ClusterRoleBinding"}
 
 
 def rank_of(body: dict[str, Any]) -> int:
-    """0: what others live in; 1: what pods need; 2: pods and everything around them.
+    """0: what others live in; 1: what pods need; 2: rights that are given; 3: pods and everything around them.
 
+    Whoever is no administrator may only bind a role that exists: the API server looks whether he holds its rights.
     A NetworkPolicy that selects every pod is of the last rank: what is allowed stands before the rest is denied, and
     goes after it.
     """
     kind = body["kind"]
     if kind == "NetworkPolicy" and not (body.get("spec") or {}).get("podSelector"):
-        return 2
-    return 0 if kind in _FIRST else 1 if kind in _SECOND else 2
+        return 3
+    return 0 if kind in _FIRST else 1 if kind in _SECOND else 2 if kind in _THIRD else 3

@@ -69,8 +69,12 @@ def die_with_parent() -> None:
 class ApiServer:
     """The processes of a control plane without nodes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.bin = folder, binaries()
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        """Prepare; nothing is started.
+
+        :param arguments: more of them for kube-apiserver.
+        """
+        self.folder, self.bin, self.arguments = folder, binaries(), arguments
         self.port, self.etcd_port = free_port(), free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.kubeconfig = folder / "kubeconfig"
@@ -141,6 +145,7 @@ class ApiServer:
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
             "--watch-cache=true",
+            *self.arguments,
         )
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
