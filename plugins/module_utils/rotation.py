@@ -157,8 +157,11 @@ class Rotation:
             self._timed(turns[name], lambda store=store, name=name: store.retire(turns[name]))
             store.prove(turns[name], retired=True)
         waiting = {name: turns[name] for name in signing if time.time() < turns[name].switched + self.lifetime}
+        if ended := [name for name in signing if name not in waiting]:
+            self.say(f"{', '.join(ended)}: no pod accepts the old key any more")
         self._accept_also(waiting)
         self._roll_out()
+        self.say("what was needed to go on is removed")
         self._write_state(waiting)
         for name, turn in turns.items():
             total = f"{time.time() - turn.begun:.0f} s"

@@ -1,12 +1,9 @@
 // The server accepts an interceptor of REST requests from packages below org.elasticsearch.xpack alone.
 package org.elasticsearch.xpack.citadelbuy;
 
-import static java.nio.charset.StandardCharsets.UTF_8;
-
-import java.security.MessageDigest;
-import java.util.Base64;
 import java.util.Collection;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
 import org.elasticsearch.ElasticsearchSecurityException;
@@ -16,6 +13,7 @@ import org.elasticsearch.cluster.service.ClusterService;
 import org.elasticsearch.common.io.stream.NamedWriteableRegistry;
 import org.elasticsearch.common.settings.ClusterSettings;
 import org.elasticsearch.common.settings.IndexScopedSettings;
+import org.elasticsearch.common.settings.Setting;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
 import org.elasticsearch.common.util.concurrent.ThreadContext;
@@ -28,9 +26,22 @@ import org.elasticsearch.rest.RestInterceptor;
 import org.elasticsearch.rest.RestResponse;
 import org.elasticsearch.rest.RestStatus;
 
-/** Asks every REST request for the password of the user elastic, and answers GET /. */
+/** Asks every REST request for a user and its password, changes passwords, and answers GET /. */
 public final class RestPlugin extends Plugin implements RestServerActionPlugin {
     private ClusterService clusterService;
+    private final Users users = users(System.getenv()); // null where anybody may ask
+
+    private Users users(Map<String, String> variables) {
+        String password = variables.getOrDefault("ELASTIC_PASSWORD", "");
+        String user = variables.getOrDefault("ELASTIC_USERNAME", "");
+        return password.isEmpty() ? null
+            : new Users(() -> clusterService.state().metadata().persistentSettings(), user.isEmpty() ? "elastic" : user, password);
+    }
+
+    @Override
+    public List<Setting<?>> getSettings() {
+        return List.of(Users.HASH);
+    }
 
     @Override
     public Collection<?> createComponents(PluginServices services) {
@@ -40,14 +51,12 @@ public final class RestPlugin extends Plugin implements RestServerActionPlugin {
 
     @Override
     public RestInterceptor getRestHandlerInterceptor(ThreadContext context) {
-        String password = System.getenv("ELASTIC_PASSWORD");
-        if (password == null || password.isEmpty()) {
+        if (users == null) {
             return null;
         }
-        byte[] expected = ("Basic " + Base64.getEncoder().encodeToString(("elastic:" + password).getBytes(UTF_8))).getBytes(UTF_8);
         return (request, channel, handler, listener) -> {
             String given = request.header("Authorization");
-            boolean allowed = given != null && MessageDigest.isEqual(given.getBytes(UTF_8), expected);
+            boolean allowed = users.know(given);
             if (!allowed) {
                 ElasticsearchSecurityException error = new ElasticsearchSecurityException(
                     given == null ? "missing authentication credentials for REST request [{}]"
@@ -65,6 +74,7 @@ public final class RestPlugin extends Plugin implements RestServerActionPlugin {
         Settings settings, NamedWriteableRegistry registry, RestController controller, ClusterSettings clusterSettings,
         IndexScopedSettings indexSettings, SettingsFilter filter, IndexNameExpressionResolver resolver,
         Supplier<DiscoveryNodes> nodes, Predicate<NodeFeature> features) {
-        return List.of(new RootHandler(() -> clusterService.state()));
+        RestHandler root = new RootHandler(() -> clusterService.state());
+        return users == null ? List.of(root) : List.of(root, new UserHandler(users));
     }
 }
