@@ -1,6 +1,6 @@
 """Rotation on a running platform: under load, killed at every step, with nothing shown. `make drill-rotation` runs it.
 
-The platform is the one that CITADELBUY_ROTATION_CLUSTER names (an embedded cluster, made and removed by make). The tests
+The platform is the one that CITADELBUY_ROTATION_CLUSTER names, an embedded cluster that make brings up. The tests
 share it and run in order.
 """
 
