@@ -18,6 +18,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables
     typed,
     unknown_variables,
     value_problems,
+    written_at,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 
@@ -66,6 +67,13 @@ class ActionModule(ActionBase):
 
         warnings: list[str] = []
         settings = Settings(self._templar, task_vars)
+        try:
+            if settings.image_digests_required:
+                for role in deployed:
+                    if role.name not in faulty:
+                        problems += self._without_digest(role, task_vars)
+        except EngineError as error:
+            problems.append(str(error))
         if args["cluster"]:
             try:
                 cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
@@ -106,6 +114,20 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             found = [str(error)]
         return [f"secret {problem}" for problem in found]
+
+    def _without_digest(self, role: Role, variables: dict[str, Any]) -> list[str]:
+        """The variables of a role (`<role>_..._image`) whose image has no digest."""
+        scope = role.scope(variables)
+        templar = self._templar.copy_with_new_env(available_variables=scope)
+        found = []
+        for name in sorted(name for name in role.options if name.endswith("_image")):
+            image = str(templar.template(scope[name]))
+            if not container_rules.DIGEST.search(image):
+                found.append(
+                    f"{name}{written_at(variables.get(name))}: image {image} has no digest: write it as "
+                    "name:tag@sha256:..., or set platform_image_digests_required to false."
+                )
+        return found
 
     def _render(self, role: Role, variables: dict[str, Any]) -> tuple[list[Manifest], list[str]]:
         """A role's manifests, or what is wrong in each of its templates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.template import Templar
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 
@@ -47,6 +48,17 @@ class Settings:
     def wait_timeout(self) -> float:
         """Seconds to wait for readiness."""
         return float(self._value("platform_wait_timeout", 300))
+
+    @property
+    def image_digests_required(self) -> bool:
+        """Whether preflight refuses images without digest.
+
+        :raises EngineError: where the variable is neither true nor false.
+        """
+        try:
+            return bool(boolean(self._value("platform_image_digests_required", False)))
+        except TypeError:
+            raise EngineError("platform_image_digests_required must be true or false.") from None
 
     def _names(self, name: str) -> list[str]:
         """A list of objects, each as `Kind namespace/name`."""
