@@ -86,6 +86,32 @@ def test_containers_are_confined_and_sized(inventory: Sets) -> None:
         assert not container["image"].endswith(":latest"), name
 
 
+def test_pods_are_confined(inventory: Sets) -> None:
+    tokens = {}
+    for manifest in manifests(inventory):
+        template = pod_template(manifest.body)
+        if template is None:
+            continue
+        pod = template["spec"]
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True, manifest
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, manifest
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), manifest
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            own = container["securityContext"]
+            assert own.get("runAsNonRoot", True) is True, manifest
+            assert own.get("privileged", False) is False, manifest
+            assert "seccompProfile" not in own, manifest
+            assert not any("hostPort" in port for port in container.get("ports", [])), manifest
+        sources = [item for volume in pod.get("volumes", []) for item in volume.get("projected", {}).get("sources", [])]
+        found = [item["serviceAccountToken"] for item in sources if "serviceAccountToken" in item]
+        if found or pod["automountServiceAccountToken"] is not False:
+            tokens[manifest.name] = found
+    roles = manifests(inventory, "Role", "ClusterRole")
+    assert {item.name for item in roles} == set(tokens), "a token where there are rights, and nowhere else"
+    assert all(token["expirationSeconds"] < 7200 for found in tokens.values() for token in found)
+
+
 def test_long_running_containers_are_probed(inventory: Sets) -> None:
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         for container in pod_template(manifest.body)["spec"]["containers"]:
