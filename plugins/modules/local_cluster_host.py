@@ -10,6 +10,7 @@ description:
   - Makes the network namespaces, links, routes and cgroups of an embedded cluster's nodes, and starts its supervisor.
   - Everything lies in network namespaces of the cluster's own; the host's routes, firewall and settings stay as is.
   - Converges from any leftover, such as processes whose supervisor was killed, a stale namespace or a half-made link.
+  - Makes the key that the API server encrypts Secrets and ConfigMaps with, once, in C(api-server/encryption.yaml).
   - Waits until kubeadm has made every node a member and writes the kubeconfig that reaches the API on loopback.
 options:
   name:
@@ -68,9 +69,11 @@ actions:
   returned: always
 """
 
+import base64
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -90,6 +93,19 @@ END_TIMEOUT = 30.0
 """Seconds that killed processes may take to be gone."""
 LOG_LINES = 15
 """Lines of kubeadm's log that an error shows."""
+
+ENCRYPTION = """\
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources: [secrets, configmaps]
+    providers:
+      - secretbox:
+          keys:
+            - {{name: first, secret: {key}}}
+      # Reads what was stored before there was a key.
+      - identity: {{}}
+"""
 
 
 class HostError(Exception):
@@ -204,8 +220,8 @@ class Host:
             if not self.check_mode and run(control, "-c", configuration, "update").strip():
                 self.done("updated the supervisor's programs")
             for node in self.nodes:
-                failed = self.folder(node) / "failed"
-                if failed.exists() and self.done(f"restarted {node['name']}"):
+                failed = (self.folder(node) / "failed").exists() or not self.encrypted(node)
+                if failed and self.done(f"restarted {node['name']}"):
                     run(control, "-c", configuration, "restart", node["name"])
             return
         self.end_processes()
@@ -329,12 +345,37 @@ class Host:
     def write(self, name: str, content: str) -> None:
         """Write a file of the state folder as a whole, readable by root alone, unless it is the same already."""
         target = self.state_dir / name
+        if not self.check_mode:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
         if (target.exists() and target.read_text() == content) or not self.done(f"wrote {target}"):
             return
         new = target.with_name(f"{target.name}.new")
         new.touch(mode=0o600)
         new.write_text(content)
         new.rename(target)
+
+    def encrypted(self, node: dict[str, str]) -> bool:
+        """Return whether a node's API server, where it has one, encrypts: one made by an earlier version does not."""
+        folder = self.folder(node)
+        return node is not self.nodes[0] or not (folder / "joined").exists() or (folder / "encrypted").exists()
+
+    def make_key(self) -> None:
+        """Make the key of encryption at rest, once.
+
+        Raises:
+            HostError: it is gone and what it encrypted is not; another key could not read that.
+        """
+        path = self.state_dir / "api-server" / "encryption.yaml"
+        if path.exists():
+            return
+        first = self.folder(self.nodes[0])
+        if (first / "joined").exists() and (first / "encrypted").exists():
+            raise HostError(
+                f"{path}, the key of every stored Secret and ConfigMap, is gone: bring it back,"
+                " or take the cluster down and make it anew"
+            )
+        key = base64.b64encode(secrets.token_bytes(32)).decode()
+        self.write("api-server/encryption.yaml", ENCRYPTION.format(key=key))
 
     # Members
 
@@ -347,7 +388,7 @@ class Host:
         deadline = time.monotonic() + self.timeout
         for node in self.nodes:
             folder = self.folder(node)
-            while not (folder / "joined").exists():
+            while not (folder / "joined").exists() or not self.encrypted(node):
                 self.supervisor_answers()
                 late = time.monotonic() > deadline
                 if late or (folder / "failed").exists():
@@ -396,6 +437,7 @@ class Host:
             (self.state_dir / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, content in self.files.items():
             self.write(name, content)
+        self.make_key()
         self.make_network()
         for node in self.nodes:
             for hierarchy in cgroup_hierarchies():

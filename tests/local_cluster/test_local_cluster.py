@@ -5,9 +5,11 @@ The tests share one cluster of three nodes and run in order, each from where the
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -56,6 +58,35 @@ def kubectl(*arguments: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{command}: {result.stderr}"
     return result.stdout
+
+
+ETCD = """
+import json, ssl, sys, urllib.request
+pki, path, body = sys.argv[1:]
+context = ssl.create_default_context(cafile=f"{pki}/ca.crt")
+context.load_cert_chain(f"{pki}/server.crt", f"{pki}/server.key")
+print(urllib.request.urlopen(f"https://127.0.0.1:2379/v3/kv/{path}", body.encode(), context=context).read().decode())
+"""
+
+
+def etcd(path: str, **fields: str) -> dict[str, list[dict[str, str]]]:
+    """Ask the cluster's etcd by its HTTP gateway; fields are given and returned as etcd's JSON has them, in Base64."""
+    body = json.dumps({name: base64.b64encode(value.encode()).decode() for name, value in fields.items()})
+    enter = ["nsenter", f"--net=/run/netns/{NAME}.node1", sys.executable, "-c", ETCD]
+    pki = STATE / "nodes/node1/etc/kubernetes/pki/etcd"
+    result = subprocess.run([*enter, str(pki), path, body], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def stored(kind: str, name: str) -> bytes:
+    """The bytes that etcd holds of an object in the namespace default."""
+    return base64.b64decode(etcd("range", key=f"/registry/{kind}/default/{name}")["kvs"][0]["value"])
+
+
+def audit_log() -> str:
+    """The whole audit log, rotated files included."""
+    return "".join(file.read_text() for file in (STATE / "logs/audit").glob("audit*"))
 
 
 def processes() -> set[int]:
@@ -117,6 +148,50 @@ def test_a_second_run_changes_nothing() -> None:
     assert "changed=0" in result.stdout
 
 
+VALUE = "hardly-a-word-that-occurs-elsewhere"
+
+
+@pytest.mark.usefixtures("host_before")
+def test_secrets_and_config_maps_are_encrypted_at_rest() -> None:
+    """Neither value nor key name is in what etcd holds; the key is for root alone."""
+    for kind in (["secret", "generic"], ["configmap"]):
+        kubectl("create", *kind, "at-rest", f"--from-literal=word={VALUE}")
+    for kind in ("secrets", "configmaps"):
+        raw = stored(kind, "at-rest")
+        assert raw.startswith(b"k8s:enc:secretbox:v1:first:")
+        assert VALUE.encode() not in raw
+    key = (STATE / "api-server/encryption.yaml").stat()
+    assert (stat.S_IMODE(key.st_mode), key.st_uid) == (0o600, 0)
+
+
+def test_the_audit_log_tells_who_did_what_and_no_value() -> None:
+    """The creation above is in it, by diagnose too, and the Secret's value is not."""
+    kubectl("get", "secret", "at-rest")
+    log = audit_log()
+    assert '"name":"at-rest"' in log
+    assert VALUE not in log
+    assert base64.b64encode(VALUE.encode()).decode() not in log
+    result = playbook("diagnose", diagnose_what="who", diagnose_object="secret/at-rest")
+    assert result.returncode == 0, result.stdout
+    rows = [line.split() for line in result.stdout.splitlines() if "default/secrets/at-rest" in line]
+    assert [(row[1], row[2], row[-1]) for row in rows] == [
+        ("kubernetes-admin", "create", "201"),
+        ("kubernetes-admin", "get", "200"),
+    ]
+
+
+def test_a_cluster_from_before_encryption_takes_it_up() -> None:
+    """What an API server without a key has stored is readable, and then encrypted."""
+    metadata = {"name": "older", "namespace": "default", "uid": "11111111-2222-3333-4444-555555555555"}
+    data = {"word": base64.b64encode(VALUE.encode()).decode()}
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
+    etcd("put", key="/registry/secrets/default/older", value=json.dumps(body))
+    (STATE / "nodes/node1/encrypted").unlink()
+    bring_up()
+    assert stored("secrets", "older").startswith(b"k8s:enc:secretbox:")
+    assert kubectl("get", "secret", "older", "-o", "jsonpath={.data.word}") == data["word"]
+
+
 @pytest.mark.usefixtures("host_before")
 def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
@@ -135,9 +210,24 @@ def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
 
 def test_comes_up_after_everything_was_killed() -> None:
     """Every process killed at once, supervisors included: the data is still there."""
+    key = STATE / "api-server/encryption.yaml"
+    before = key.read_text()
     kill_everything()
     bring_up()
     assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.written}") == "before"
+    assert kubectl("get", "secret", "at-rest", "-o", "jsonpath={.data.word}")
+    assert key.read_text() == before
+
+
+def test_a_lost_key_is_told_and_not_replaced() -> None:
+    """Another key could not read what this one has encrypted."""
+    key = STATE / "api-server/encryption.yaml"
+    key.rename(key.with_suffix(".away"))
+    result = playbook("local_cluster")
+    assert result.returncode != 0
+    assert "the key of every stored Secret and ConfigMap, is gone" in result.stdout + result.stderr
+    assert not key.exists()
+    key.with_suffix(".away").rename(key)
 
 
 def test_supervisor_restarts_what_dies() -> None:
