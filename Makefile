@@ -43,6 +43,15 @@ cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from noth
 lint unit render graders molecule cluster:
 	@python tests/run.py $@
 
+.PHONY: drill-rotation
+drill-rotation: $(STAMP) ## Every secret rotated under load and killed at every step, on a cluster of its own
+	@variables='-e local_cluster_name=rotate -e local_cluster_api_port=17443'
+	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables \
+	    -e configuration_rate_limit_public_max=1000000 -e configuration_rate_limit_max_requests=1000000 \
+	    -e configuration_rate_limit_search_max=1000000
+	CITADELBUY_ROTATION_CLUSTER=rotate pytest -s tests/rotation
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: bench
 bench: $(STAMP) ## Measured against kubectl, Helm and kubernetes.core, on the cluster of `make up`; ARGS names benchmarks
 	@python tests/benchmarks/run.py $(ARGS)

@@ -11,6 +11,9 @@ import yaml
 
 NOISE = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+KEEP = (
+    "citadelbuy.io/keep"  # a Secret's keys of which the cluster's value stands: users, who change with their passwords
+)
 SHORTEST_MASKED = 8  # shorter values would blank ordinary words out of a message
 
 
@@ -65,9 +68,10 @@ def to_yaml(body: dict[str, Any]) -> str:
 
 
 def secret_values(body: dict[str, Any]) -> set[str]:
-    """The values of a Secret, plain and in base64, that must not appear in a message."""
+    """The values of a Secret, plain and in base64, that must not appear in a message; the names of users may."""
     values = {str(value) for value in (body.get("stringData") or {}).values()}
-    for value in (body.get("data") or {}).values():
+    names = str((body["metadata"].get("annotations") or {}).get(KEEP) or "").split(",")
+    for value in (value for key, value in (body.get("data") or {}).items() if key not in names):
         values.add(str(value))
         with contextlib.suppress(binascii.Error, ValueError):
             values.add(base64.b64decode(str(value)).decode())

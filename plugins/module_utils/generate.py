@@ -13,13 +13,13 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.diff import KEEP
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 # Annotations of a Secret, each a list of keys.
 GENERATE = "citadelbuy.io/generate"  # generated where they are missing, then kept
-KEEP = "citadelbuy.io/keep"  # the cluster's value stands, once there is one: a rotation changes it
 ROTATE = "citadelbuy.io/rotate"  # who uses these must be told first, so only a rotation changes them
 ROTATED = "rotated.citadelbuy.io/"  # + key: when its value was changed last, for each key of a Secret that has ROTATE
 

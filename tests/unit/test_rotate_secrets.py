@@ -27,7 +27,7 @@ metadata:
     citadelbuy.io/keep: DATABASE_USER
     citadelbuy.io/rotate: DATABASE_PASSWORD,REDIS_PASSWORD,JWT_SECRET
 data:
-  DATABASE_USER: "{{ 'shop' | b64encode }}"
+  DATABASE_USER: "{{ 'shopkeeper' | b64encode }}"
   STRIPE_SECRET_KEY: "{{ third | default('the-first-key-of-stripe') | b64encode }}"
 {% for key in given | default({}) %}
   {{ key }}: "{{ given[key] | b64encode }}"
@@ -68,8 +68,12 @@ class Remembering(rotation_stores.Store):
         pass
 
     def users(self, current: str) -> tuple[str, str]:
-        current = current or "shop"
-        return (current, "shop_alternate" if current == "shop" else "shop") if self.two_users else ("", "")
+        current = current or "shopkeeper"
+        return (
+            (current, "shopkeeper_alternate" if current == "shopkeeper" else "shopkeeper")
+            if self.two_users
+            else ("", "")
+        )
 
     def accept(self, turn: rotation_stores.Turn) -> None:
         state = self.cluster.get(rotation.SECRET, self.namespace, rotation.STATE)
@@ -100,7 +104,7 @@ def platform(cluster, namespace, deploy, stores):
         def __init__(self) -> None:
             assert actions(deploy(PLATFORM)) == ["created"] * 3
             values = self.values()
-            stores["DATABASE_PASSWORD"].pairs.add(("shop", values["DATABASE_PASSWORD"]))
+            stores["DATABASE_PASSWORD"].pairs.add(("shopkeeper", values["DATABASE_PASSWORD"]))
             stores["REDIS_PASSWORD"].pairs.add(("", values["REDIS_PASSWORD"]))
 
         def values(self, name: str = "citadelbuy-secrets") -> dict[str, str]:
@@ -126,13 +130,13 @@ def test_a_rotation_ends_with_new_values_everywhere_and_leaves_nothing_to_do(pla
     told = platform.rotate("DATABASE_PASSWORD", "REDIS_PASSWORD", "JWT_SECRET")
     after = platform.values()
     assert sorted(told) == ["DATABASE_PASSWORD", "JWT_SECRET", "REDIS_PASSWORD"]
-    assert "the store refuses the old one; user shop_alternate after shop" in told["DATABASE_PASSWORD"]
+    assert "the store refuses the old one; user shopkeeper_alternate after shopkeeper" in told["DATABASE_PASSWORD"]
     assert {key for key in before if before[key] != after[key]} == {*told, "DATABASE_USER"}
     platform.in_use()
     assert actions(deploy(PLATFORM)) == ["unchanged"] * 3
     assert live("apis/apps/v1:statefulsets/store")["metadata"]["generation"] == store["metadata"]["generation"]
     platform.rotate("DATABASE_PASSWORD")
-    assert platform.values()["DATABASE_USER"] == "shop"  # and back
+    assert platform.values()["DATABASE_USER"] == "shopkeeper"  # and back
     platform.in_use()
 
 
@@ -194,7 +198,7 @@ def test_killed_at_any_step_it_is_completed_by_the_next_run(platform):
 def test_check_mode_tells_and_changes_nothing(platform, cluster, namespace):
     before = platform.values()
     told = platform.rotate("all", check=True)
-    assert told["DATABASE_PASSWORD"] == "would get a new value, generated; user shop_alternate after shop"
+    assert told["DATABASE_PASSWORD"] == "would get a new value, generated; user shopkeeper_alternate after shopkeeper"
     assert told["STRIPE_SECRET_KEY"].startswith("left: ")
     assert platform.values() == before
     assert cluster.get(rotation.SECRET, namespace, rotation.STATE) is None
@@ -225,6 +229,10 @@ def test_given_values_are_rotated_by_the_playbook_and_refused_by_site(cluster, n
     (error,) = outcome(new).errors
     assert "rotate_secrets.yml -e rotate_secrets_names=REDIS_PASSWORD`" in error
     assert "the-new-redis-pw" not in error
+    broken = PLATFORM.replace("metadata: {name: api,", "metadata: {name: shopkeeper,").replace(
+        "replicas: 0", "replicas: x"
+    )
+    assert "/shopkeeper (template" in deploy(broken, generate="", given=OLD).errors[0], "a user's name is no secret"
     run = rotation.Rotation(cluster, namespace, OLD, 30)
     with pytest.raises(EngineError, match="change it there first"):
         run.run(["REDIS_PASSWORD"])
