@@ -14,7 +14,8 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
-CLUSTER = yaml.safe_load((CHECKOUT / "molecule/shared/host_vars/molecule.yml").read_text())["local_cluster_name"]
+MOLECULE = yaml.safe_load((CHECKOUT / "molecule/shared/host_vars/molecule.yml").read_text())
+CLUSTER = os.environ.get("CITADELBUY_CLUSTER") or MOLECULE["local_cluster_name"]
 INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", str(CHECKOUT / "inventories/local"))
 
 Json = dict[str, Any]
