@@ -20,7 +20,7 @@ def extract(live: Any, fields: Body) -> Any:
     """The part of a live value that a FieldsV1 tree names.
 
     `f:name` is a field, `k:{...}` the list item with these keys, `v:...` the list item of this value, and an empty tree
-    stands for all of the value. List items come in the tree's order.
+    stands for all of the value. List items come in the live list's order, which may matter.
     """
     if not fields:
         return live
@@ -32,8 +32,8 @@ def extract(live: Any, fields: Body) -> Any:
         for key, below in fields.items():
             if key.startswith("k:"):
                 wanted = json.loads(key[2:])
-                found += [extract(item, below) for item in live if wanted.items() <= item.items()]
+                found += [(at, extract(item, below)) for at, item in enumerate(live) if wanted.items() <= item.items()]
             elif key.startswith("v:"):
-                found += [item for item in live if item == json.loads(key[2:])]
-        return found
+                found += [(at, item) for at, item in enumerate(live) if item == json.loads(key[2:])]
+        return [item for _at, item in sorted(found, key=lambda pair: pair[0])]
     return live

@@ -42,7 +42,11 @@ spec:
   template:
     metadata: {labels: {app: api}}
     spec:
-      containers: [{name: api, image: "api:1", envFrom: [{secretRef: {name: citadelbuy-secrets}}]}]
+      containers:
+        - name: api
+          image: api:1
+          envFrom: [{secretRef: {name: citadelbuy-secrets}}]
+          env: [{name: PORT, value: "1"}, {name: AFTER_IT, value: "2"}]
 ---
 apiVersion: apps/v1
 kind: StatefulSet
