@@ -52,6 +52,14 @@ drill-rotation: $(STAMP) ## Every secret rotated under load and killed at every 
 	CITADELBUY_ROTATION_CLUSTER=rotate pytest -s tests/rotation
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: sbom
+sbom: $(STAMP) ## What the images built here are made of: a CycloneDX file beside each archive
+	@python roles/local_images/files/sbom.py --newest images "$(CACHE)/images"
+
+.PHONY: audit
+audit: $(STAMP) ## Known vulnerabilities of all that is pinned, as far as their data bases are reachable
+	@python tests/tools/audit.py
+
 .PHONY: bench
 bench: $(STAMP) ## Measured against kubectl, Helm and kubernetes.core, on the cluster of `make up`; ARGS names benchmarks
 	@python tests/benchmarks/run.py $(ARGS)
@@ -75,6 +83,6 @@ $(STAMP):
 	        || { echo "$$("$(PYTHON)" -V) is too old: 3.11 or newer is needed, name it with PYTHON=..." >&2; exit 1; }
 	    echo "Making the Python environment $(VENV) (a minute, once)"
 	    "$(PYTHON)" -m venv --clear "$(VENV)"
-	    "$(VENV)/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
+	    "$(VENV)/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	    touch "$@"
 	fi
