@@ -7,7 +7,10 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.filter.secret_problems import secret_problems
+from ansible_collections.citadelbuy.platform.plugins.filter.secret_source_problems import (
+    BELONGS,
+    secret_source_problems,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils import container_rules
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import leave_replicas_to_autoscalers
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
@@ -21,8 +24,6 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables
     written_at,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
-
-OWN_SECRETS = ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
 
 
 class ActionModule(ActionBase):
@@ -107,10 +108,11 @@ class ActionModule(ActionBase):
         def value(name: str, default: Any = None) -> Any:
             return templar.template(scope[name]) if name in scope else default
 
-        names = [f"secrets_{name}" for name in OWN_SECRETS]
         try:
-            own = {name: value(name) for name in names}
-            found = secret_problems(own, value("secrets_third_party"), generate=bool(value("secrets_generate", False)))
+            found = secret_source_problems(
+                {name: value(name) for names in BELONGS.values() for name in names}
+                | {"secrets_source": value("secrets_source")}
+            )
         except AnsibleError as error:
             found = [str(error)]
         return [f"secret {problem}" for problem in found]
