@@ -52,6 +52,10 @@ drill-rotation: $(STAMP) ## Every secret rotated under load and killed at every 
 	CITADELBUY_ROTATION_CLUSTER=rotate pytest -s tests/rotation
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-network
+drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
+	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py
+
 .PHONY: sbom
 sbom: $(STAMP) ## What the images built here are made of: a CycloneDX file beside each archive
 	@python roles/local_images/files/sbom.py --newest images "$(CACHE)/images"

@@ -67,7 +67,7 @@ def pods(items: Callable[[str], list[Json]]) -> list[Json]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def play(machine: testinfra.host.Host) -> Callable[..., Any]:
     """Run a playbook of the project on the cluster; arguments hold no spaces."""
 
