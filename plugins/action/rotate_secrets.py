@@ -37,6 +37,12 @@ class ActionModule(ActionBase):
             names = [name.strip() for item in args["names"] for name in item.split(",") if name.strip()]
             if not names:
                 raise EngineError("rotate_secrets_names is empty: name secrets, as DATABASE_PASSWORD, or all.")
+            source = "secrets_source" in task_vars and self._templar.resolve_variable_expression("secrets_source")
+            if source not in (False, "values"):
+                raise EngineError(
+                    f"secrets_source is {source}: its controller would undo a rotation. Change the value where it comes"
+                    " from, and run playbooks/site.yml."
+                )
             for name in given if "all" in names else set(names) & set(given):
                 if problem := value_problem(f"secrets_{name.lower()}", given[name]):
                     raise EngineError(f"{name} of the inventory {problem}")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import rotation, rotation_stores
@@ -277,3 +280,16 @@ def test_values_are_quoted_for_each_store(value):
     assert rotation_stores._literal(value)[1:-1].replace("''", "'") == value
     text = rotation_stores._quoted(value)
     assert text[1:-1].replace('\\"', '"').replace("\\\\", "\\") == value
+
+
+def test_what_a_controller_keeps_is_not_rotated() -> None:
+    words = ["-i", "inventories/local", "-e", "secrets_source=external_secrets", "-e", "rotate_secrets_names=all"]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/rotate_secrets.yml", *words],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "secrets_source is external_secrets: its controller would undo a rotation" in done.stdout + done.stderr
