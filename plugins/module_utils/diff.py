@@ -70,7 +70,8 @@ def to_yaml(body: dict[str, Any]) -> str:
 def secret_values(body: dict[str, Any]) -> set[str]:
     """The values of a Secret, plain and in base64, that must not appear in a message; the names of users may."""
     values = {str(value) for value in (body.get("stringData") or {}).values()}
-    names = str((body["metadata"].get("annotations") or {}).get(KEEP) or "").split(",")
+    annotations = (body.get("metadata") or {}).get("annotations") or {}
+    names = str(annotations.get(KEEP) or "").split(",")
     for value in (value for key, value in (body.get("data") or {}).items() if key not in names):
         values.add(str(value))
         with contextlib.suppress(binascii.Error, ValueError):
