@@ -80,7 +80,7 @@ def test_probes(pods):
             assert main["livenessProbe"]["httpGet"]["path"] == "/health/live"
             assert main["readinessProbe"]["httpGet"]["path"] == "/health/ready"
         if main["name"] == "web":
-            assert main["livenessProbe"]["httpGet"]["path"] == "/api/health"
+            assert main["livenessProbe"]["httpGet"]["path"].partition("?")[0] == "/api/health"
             assert main["readinessProbe"]["httpGet"]["path"] == "/api/health"
 
 
