@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils import login
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError, Resource
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError, Resource
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 
 SERVICE_ACCOUNT = Resource("v1", "ServiceAccount", "serviceaccounts", True)
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster. The token is in the file and nowhere else."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "service_account": {"type": "str", "required": True},
+        "namespace": {"type": "str", "required": True},
+        "path": {"type": "str", "required": True},
+        "hours": {"type": "float", "required": True},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns changed and, of a new token, when it ends."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars) | {"changed": False}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "service_account": {"type": "str", "required": True},
-                "namespace": {"type": "str", "required": True},
-                "path": {"type": "str", "required": True},
-                "hours": {"type": "float", "required": True},
-            }
-        )
-        settings = Settings(self._templar, task_vars)
-        try:
-            return result | self._log_in(args, settings)
-        except EngineError as error:
-            raise AnsibleActionFail(str(error)) from None
-
-    def _log_in(self, args: dict[str, Any], settings: Settings) -> dict[str, Any]:
         namespace, name = args["namespace"], args["service_account"]
-        cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-        target = login.cluster_of(str(settings.kubeconfig), settings.context)
+        cluster = self.connect()
+        target = login.cluster_of(str(self.settings.kubeconfig), self.settings.context)
         file = Path(args["path"]).expanduser()
         account = cluster.get(SERVICE_ACCOUNT, namespace, name)
         if account and login.is_good(file, target, account["metadata"]["uid"]):

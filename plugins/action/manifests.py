@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible import constants as C
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import NO_CHANGE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import find_templates, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role, typed, value_problems
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, targets_of
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "templates": {"type": "list", "elements": "str", "default": ["templates"]},
+        "name": {"type": "str"},
+        "wait": {"type": "bool", "default": True},
+        "wait_timeout": {"type": "float"},
+        "force_conflicts": {"type": "bool", "default": False},
+        "prune": {"type": "bool", "default": True},
+        "parent_namespace": {"type": "str"},
+        "rollback_on_failure": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns changed, objects, diff (in diff mode) and, on failure, one msg for all that is wrong."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars)
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "templates": {"type": "list", "elements": "str", "default": ["templates"]},
-                "name": {"type": "str"},
-                "wait": {"type": "bool", "default": True},
-                "wait_timeout": {"type": "float"},
-                "force_conflicts": {"type": "bool", "default": False},
-                "prune": {"type": "bool", "default": True},
-                "parent_namespace": {"type": "str"},
-                "rollback_on_failure": {"type": "bool", "default": False},
-            }
-        )
-        settings = Settings(self._templar, task_vars)
-        try:
-            return result | self._deploy(args, settings, task_vars)
-        except EngineError as error:
-            raise AnsibleActionFail(str(error)) from None
-
-    def _deploy(self, args: dict[str, Any], settings: Settings, task_vars: dict[str, Any]) -> dict[str, Any]:
+        task_vars = self.variables
         role = self._task._role
         name = args["name"] or (role.get_name(include_role_fqcn=False) if role else None)
         if not name:
@@ -61,14 +47,14 @@ class ActionModule(ActionBase):
         files = find_templates(args["templates"], [*base, Path(self._loader.get_basedir())])
         manifests = render(self._templar, files, task_vars, [str(folder) for folder in base])
 
-        cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-        parent = Parent(cluster, name, args["parent_namespace"] or settings.namespace)
-        applyset.add_labels(manifests, parent.id, settings.cluster_name)
+        cluster = self.connect()
+        parent = Parent(cluster, name, args["parent_namespace"] or self.settings.namespace)
+        applyset.add_labels(manifests, parent.id, self.settings.cluster_name)
         applyset.leave_replicas_to_autoscalers(manifests)
         check = self._task.check_mode
-        foreseen = Foreseen(Path(C.DEFAULT_LOCAL_TMP) / f"citadelbuy-{settings.cluster_name}") if check else None
-        policy = Policy(args["force_conflicts"], args["prune"], settings.prune_data, settings.replace)
-        timeout = args["wait_timeout"] or settings.wait_timeout
+        foreseen = Foreseen(Path(C.DEFAULT_LOCAL_TMP) / f"citadelbuy-{self.settings.cluster_name}") if check else None
+        policy = Policy(args["force_conflicts"], args["prune"], self.settings.prune_data, self.settings.replace)
+        timeout = args["wait_timeout"] or self.settings.wait_timeout
 
         def settle(done: list[dict[str, Any]]) -> None:
             """CRDs are established before objects of their kinds are applied."""
@@ -84,7 +70,7 @@ class ActionModule(ActionBase):
             "msg": outcome.counts(),
         }
         kept = [
-            f"{settings.cluster_name}: {item} is kept: {item.reason}"
+            f"{self.settings.cluster_name}: {item} is kept: {item.reason}"
             for item in outcome.applied
             if item.action == "kept"
         ]
@@ -98,7 +84,7 @@ class ActionModule(ActionBase):
         if args["wait"] and not check:
             targets = targets_of(item.after for item in outcome.applied if item.after)
             try:
-                Waiter(cluster, timeout, progress_line(settings.cluster_name)).wait(targets)
+                Waiter(cluster, timeout, progress_line(self.settings.cluster_name)).wait(targets)
             except EngineError as error:
                 lines = [str(error)]
                 if args["rollback_on_failure"]:

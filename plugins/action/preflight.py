@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.filter.secret_source_problems import (
     BELONGS,
     secret_source_problems,
@@ -14,7 +13,8 @@ from ansible_collections.citadelbuy.platform.plugins.filter.secret_source_proble
 from ansible_collections.citadelbuy.platform.plugins.module_utils import container_rules
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import leave_replicas_to_autoscalers
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import (
     Role,
@@ -23,26 +23,21 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables
     value_problems,
     written_at,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster, and reads only."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "roles": {"type": "list", "elements": "str", "required": True},
+        "cluster": {"type": "bool", "default": True},
+        "capacity_required": {"type": "bool", "default": True},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns the cluster's version; fails with all problems at once."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars) | {"changed": False}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "roles": {"type": "list", "elements": "str", "required": True},
-                "cluster": {"type": "bool", "default": True},
-                "capacity_required": {"type": "bool", "default": True},
-            }
-        )
+        task_vars = self.variables
+        result: dict[str, Any] = {}
         roles = self._roles()
         deployed = [roles[name] for name in args["roles"] if name in roles]
         problems = [
@@ -67,9 +62,8 @@ class ActionModule(ActionBase):
         problems += container_rules.problems(manifests)
 
         warnings: list[str] = []
-        settings = Settings(self._templar, task_vars)
         try:
-            if settings.image_digests_required:
+            if self.settings.image_digests_required:
                 for role in deployed:
                     if role.name not in faulty:
                         problems += self._without_digest(role, task_vars)
@@ -77,7 +71,7 @@ class ActionModule(ActionBase):
             problems.append(str(error))
         if args["cluster"]:
             try:
-                cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
+                cluster = self.connect()
                 found_there = ClusterChecks(cluster, manifests, args["capacity_required"]).run()
                 problems += found_there.problems
                 warnings = found_there.warnings
@@ -86,7 +80,7 @@ class ActionModule(ActionBase):
                 problems.append(str(error))
         problems = list(dict.fromkeys(problems))
         if warnings:
-            result["warnings"] = [f"{settings.cluster_name}: {warning}" for warning in warnings]
+            result["warnings"] = [f"{self.settings.cluster_name}: {warning}" for warning in warnings]
         if problems:
             if len(problems) == 1:
                 return result | {"failed": True, "msg": f"Preflight, nothing was changed: {problems[0]}"}

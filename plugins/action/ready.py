@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils import rollback
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Failed, Waiter, find_workloads
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "roles": {"type": "list", "elements": "str", "required": True},
+        "timeout": {"type": "float"},
+        "rollback_on_failure": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns objects: what was waited for and for how many seconds."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars) | {"changed": False}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "roles": {"type": "list", "elements": "str", "required": True},
-                "timeout": {"type": "float"},
-                "rollback_on_failure": {"type": "bool", "default": False},
-            }
-        )
         if self._task.check_mode:
-            return result | {"objects": [], "msg": "check mode: nothing to wait for"}
-        settings = Settings(self._templar, task_vars)
-        timeout = args["timeout"] or settings.wait_timeout
+            return {"objects": [], "msg": "check mode: nothing to wait for"}
+        timeout = args["timeout"] or self.settings.wait_timeout
+        cluster = self.connect()
+        targets = find_workloads(cluster, args["roles"], self.settings.namespace)
         try:
-            cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-            targets = find_workloads(cluster, args["roles"], settings.namespace)
-            progress = progress_line(settings.cluster_name)
-            try:
-                Waiter(cluster, timeout, progress).wait(targets)
-            except Failed as error:
-                if not args["rollback_on_failure"]:
-                    raise
-                lines = rollback.undo_failed(cluster, targets, timeout)
-                raise EngineError("\n".join([str(error), *lines])) from None
-        except EngineError as error:
-            raise AnsibleActionFail(str(error)) from None
+            Waiter(cluster, timeout, progress_line(self.settings.cluster_name)).wait(targets)
+        except Failed as error:
+            if not args["rollback_on_failure"]:
+                raise
+            lines = rollback.undo_failed(cluster, targets, timeout)
+            raise EngineError("\n".join([str(error), *lines])) from None
         objects = [
             {
                 "kind": target.kind,
@@ -56,4 +43,4 @@ class ActionModule(ActionBase):
             }
             for target in targets
         ]
-        return result | {"objects": objects, "msg": f"{len(objects)} workloads ready"}
+        return {"objects": objects, "msg": f"{len(objects)} workloads ready"}

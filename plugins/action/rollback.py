@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, progress, targets_of
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "name": {"type": "str"},
+        "roles": {"type": "list", "elements": "str", "default": ["applications"]},
+        "revision": {"type": "int"},
+        "show": {"type": "bool", "default": False},
+        "timeout": {"type": "float"},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns changed, deployments with their revisions, diff (in diff mode) and a table as msg."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars) | {"changed": False}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "name": {"type": "str"},
-                "roles": {"type": "list", "elements": "str", "default": ["applications"]},
-                "revision": {"type": "int"},
-                "show": {"type": "bool", "default": False},
-                "timeout": {"type": "float"},
-            }
-        )
-        settings = Settings(self._templar, task_vars)
-        try:
-            return result | self._roll_back(args, settings)
-        except EngineError as error:
-            raise AnsibleActionFail(str(error)) from None
-
-    def _roll_back(self, args: dict[str, Any], settings: Settings) -> dict[str, Any]:
         if args["revision"] is not None and not args["name"]:
             raise EngineError("a revision needs the name of its Deployment: each one counts its own.")
-        cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-        chosen = self._choose(cluster, args, settings)
+        cluster = self.connect()
+        chosen = self._choose(cluster, args)
         known = [rollback.revisions(cluster, body) for body in chosen]
         result: dict[str, Any] = {
             "deployments": [
@@ -60,7 +45,7 @@ class ActionModule(ActionBase):
         for body, revision in zip(chosen, targets, strict=True):
             after.append(body if revision.current else rollback.undo(cluster, body, revision, check))
         if not check:
-            Waiter(cluster, args["timeout"] or settings.wait_timeout).wait(targets_of(after))
+            Waiter(cluster, args["timeout"] or self.settings.wait_timeout).wait(targets_of(after))
         result["changed"] = not all(revision.current for revision in targets)
         result["msg"] = "\n".join(
             f"Deployment {body['metadata']['namespace']}/{body['metadata']['name']}: "
@@ -75,16 +60,16 @@ class ActionModule(ActionBase):
             ]
         return result
 
-    def _choose(self, cluster: Cluster, args: dict[str, Any], settings: Settings) -> list[Body]:
+    def _choose(self, cluster: Cluster, args: dict[str, Any]) -> list[Body]:
         """The Deployment that was named; else all of the sets, to show them, or those whose rollout is not over."""
-        ids = ",".join(applyset.applyset_id(role, settings.namespace) for role in args["roles"])
+        ids = ",".join(applyset.applyset_id(role, self.settings.namespace) for role in args["roles"])
         selector = f"{applyset.PART_OF} in ({ids})"
-        found = cluster.list(rollback.DEPLOYMENT, settings.namespace, labelSelector=selector)["items"]
+        found = cluster.list(rollback.DEPLOYMENT, self.settings.namespace, labelSelector=selector)["items"]
         names = ", ".join(sorted(body["metadata"]["name"] for body in found)) or "none"
         if args["name"]:
             found = [body for body in found if body["metadata"]["name"] == args["name"]]
             if not found:
-                raise EngineError(f"no Deployment {args['name']} in {settings.namespace}; there are: {names}.")
+                raise EngineError(f"no Deployment {args['name']} in {self.settings.namespace}; there are: {names}.")
         elif not args["show"]:
             found = [body for body in found if self._is_rolling(cluster, body)]
         return found

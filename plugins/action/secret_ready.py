@@ -2,91 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError, Resource
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
-
-SECRET = Resource("v1", "Secret", "secrets", True)
-# The object that a Secret is made from, and its condition that says so.
-MAKERS = {
-    "ExternalSecret": (
-        Resource("external-secrets.io/v1", "ExternalSecret", "externalsecrets", True),
-        "Ready",
-        "External Secrets",
-    ),
-    "SealedSecret": (
-        Resource("bitnami.com/v1alpha1", "SealedSecret", "sealedsecrets", True),
-        "Synced",
-        "Sealed Secrets",
-    ),
-}
-INTERVAL = 0.5  # seconds; the controllers themselves look at a failed object every few seconds or minutes
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.made_secret import MAKERS, wait_for_secret
 
 
-def wait_for_secret(
-    cluster: Cluster, made_by: str, namespace: str, name: str, keys: Iterable[str], timeout: float
-) -> None:
-    """Wait until its maker has made the Secret with all keys.
-
-    :raises EngineError: when that has not come after `timeout` seconds; names the maker, its status and missing keys.
-    """
-    resource, done, controller = MAKERS[made_by]
-    deadline = time.monotonic() + timeout
-    while True:
-        maker = cluster.get(resource, namespace, name) or {}
-        conditions = (maker.get("status") or {}).get("conditions") or []
-        condition = next((item for item in conditions if item.get("type") == done), {})
-        data = (cluster.get(SECRET, namespace, name) or {}).get("data") or {}
-        missing = sorted({key for key in keys if not data.get(key)})
-        seen = (maker.get("status") or {}).get("observedGeneration", 0)
-        current = made_by != "SealedSecret" or seen >= (maker.get("metadata") or {}).get("generation", 1)
-        if condition.get("status") == "True" and current and not missing:
-            return
-        if time.monotonic() > deadline:
-            break
-        time.sleep(INTERVAL)
-    if not condition:
-        told = f"it says nothing: is the controller of {controller} running?"
-    elif condition["status"] == "True":
-        told = f"it says {done}: nothing is wrong with what it holds, so give it the missing keys."
-    else:
-        reason = condition.get("reason") or done
-        told = f"it says {reason}: {condition.get('message') or condition['status']}"
-    lacks = f"lacks {', '.join(missing)}" if missing else "is not up to date"
-    raise EngineError(f"Secret {namespace}/{name} {lacks} after {timeout:g} s. {made_by} {namespace}/{name}: {told}")
-
-
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster, and reads only."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "name": {"type": "str", "required": True},
+        "namespace": {"type": "str", "required": True},
+        "made_by": {"type": "str", "choices": list(MAKERS), "required": True},
+        "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
+        "timeout": {"type": "float"},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns nothing but that the Secret is there."""
-        task_vars = task_vars or {}
-        result = super().run(tmp, task_vars) | {"changed": False}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "name": {"type": "str", "required": True},
-                "namespace": {"type": "str", "required": True},
-                "made_by": {"type": "str", "choices": list(MAKERS), "required": True},
-                "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
-                "timeout": {"type": "float"},
-            }
-        )
         if self._task.check_mode:
-            return result | {"msg": "check mode: nothing to wait for"}
-        settings = Settings(self._templar, task_vars)
-        timeout = args["timeout"] or settings.wait_timeout
-        try:
-            cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
-            wait_for_secret(cluster, args["made_by"], args["namespace"], args["name"], args["keys"], timeout)
-        except EngineError as error:
-            raise AnsibleActionFail(str(error)) from None
-        return result | {"msg": f"Secret {args['namespace']}/{args['name']} is there"}
+            return {"msg": "check mode: nothing to wait for"}
+        namespace, name = args["namespace"], args["name"]
+        timeout = args["timeout"] or self.settings.wait_timeout
+        wait_for_secret(self.connect(), args["made_by"], namespace, name, args["keys"], timeout)
+        return {"msg": f"Secret {namespace}/{name} is there"}

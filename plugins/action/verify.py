@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
 from ansible_collections.citadelbuy.platform.plugins.module_utils.smoke import FAILED, PLAN, Smoke, table
 
 
-class ActionModule(ActionBase):
+class ActionModule(EngineAction):
     """Runs on the control node, once a cluster; what it makes it removes."""
 
-    _supports_check_mode = True
-    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "namespaces": {"type": "list", "elements": "str"},
+        "search_timeout": {"type": "float", "default": 10.0},
+        "page": {"type": "str", "default": "/"},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns checks (a list of rows) and, for people, a table as msg."""
-        task_vars = task_vars or {}
         # Shown in normal output too: the table is what this task is for.
-        result = super().run(tmp, task_vars) | {"changed": False, "_ansible_verbose_always": True}
-        _valid, args = self.validate_argument_spec(
-            argument_spec={
-                "namespaces": {"type": "list", "elements": "str"},
-                "search_timeout": {"type": "float", "default": 10.0},
-                "page": {"type": "str", "default": "/"},
-            }
-        )
+        result: dict[str, Any] = {"_ansible_verbose_always": True}
         if self._task.check_mode:
             plan = "\n".join(f"- {text}" for _name, text in PLAN)
             return result | {"msg": f"check mode: nothing is verified; a run would see that\n{plan}"}
-        settings = Settings(self._templar, task_vars)
         try:
-            cluster = Cluster.from_kubeconfig(settings.cluster_name, settings.kubeconfig, settings.context)
+            cluster = self.connect()
             rows = Smoke(
-                cluster, args["namespaces"] or [settings.namespace], args["search_timeout"], args["page"]
+                cluster, args["namespaces"] or [self.settings.namespace], args["search_timeout"], args["page"]
             ).run()
         except EngineError as error:
             return result | {"failed": True, "msg": str(error)}

@@ -76,6 +76,9 @@ class Resource:
         return f"{root}/{self.plural}" + (f"/{quote(name)}" if name else "")
 
 
+SECRET = Resource("v1", "Secret", "secrets", True)
+
+
 @dataclass(repr=False)
 class Credentials:
     """What one kubeconfig context says: where the server is and how to log in."""

@@ -6,10 +6,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError, Resource
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import SECRET, Cluster, EngineError
 
 Body = dict[str, Any]
-SECRET = Resource("v1", "Secret", "secrets", True)
 EVENTS = 5
 LOG_LINES = 10
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    SECRET,
     ApiError,
     Cluster,
     EngineError,
@@ -33,7 +34,6 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.rotation_store
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, Waiter, targets_of
 
-SECRET = Resource("v1", "Secret", "secrets", True)
 MAIN, MEMBERS, STATE = "citadelbuy-secrets", "citadelbuy-postgres", "citadelbuy-secrets-rotation"
 ROTATION_MANAGER = f"{MANAGER}-rotation"
 OWN = {

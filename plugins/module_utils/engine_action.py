@@ -1,0 +1,42 @@
+"""What the engine's actions do alike: read arguments and settings, reach the cluster, fail with one message."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+
+
+class EngineAction(ActionBase):
+    """Runs on the control node, once a cluster."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Returns what `act` does, with changed."""
+        self.variables: dict[str, Any] = task_vars or {}
+        result = super().run(tmp, self.variables) | {"changed": False}
+        _valid, args = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
+        self.settings = Settings(self._templar, self.variables)
+        try:
+            return result | self.act(args)
+        except EngineError as error:
+            raise AnsibleActionFail(str(error)) from None
+
+    @abstractmethod
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The action itself.
+
+        :param args: as ARGUMENTS have them.
+        :raises EngineError: whose text becomes the task's message.
+        """
+
+    def connect(self) -> Cluster:
+        """The cluster of this inventory host."""
+        return Cluster.from_kubeconfig(self.settings.cluster_name, self.settings.kubeconfig, self.settings.context)
