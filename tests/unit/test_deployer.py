@@ -61,6 +61,14 @@ REASONS = {
 # Every authenticated user has these.
 EVERYBODY = {("authorization.k8s.io", "selfsubjectaccessreviews")}
 ONE_OF_EACH = """
+{% set pod %}
+      securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
+      containers:
+        - name: goes
+          image: citadelbuy.local/goes:1
+          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+          resources: {requests: {cpu: 1m, memory: 1Mi}, limits: {cpu: 1m, memory: 1Mi}}
+{% endset %}
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: stays, namespace: citadelbuy}
@@ -88,12 +96,7 @@ spec:
     metadata: {labels: {app: goes}}
     spec:
       restartPolicy: Always
-      securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
-      containers:
-        - name: goes
-          image: citadelbuy.local/goes:1
-          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-          resources: {requests: {cpu: 1m, memory: 1Mi}, limits: {cpu: 1m, memory: 1Mi}}
+{{ pod }}
 {% endfor %}
 ---
 apiVersion: batch/v1
@@ -104,12 +107,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
-      securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
-      containers:
-        - name: goes
-          image: citadelbuy.local/goes:1
-          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-          resources: {requests: {cpu: 1m, memory: 1Mi}, limits: {cpu: 1m, memory: 1Mi}}
+{{ pod }}
 ---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
