@@ -181,9 +181,10 @@ class Host:
         """Return the ids of every process of the cluster: each lives in a cgroup below the cluster's own."""
         found: set[int] = set()
         for hierarchy in cgroup_hierarchies():
-            for procs in (hierarchy / "citadelbuy" / self.name).rglob("cgroup.procs"):
+            # Not pathlib's way: that one stumbles over the cgroups of pods that end meanwhile.
+            for folder, _, _ in os.walk(hierarchy / "citadelbuy" / self.name):
                 with contextlib.suppress(OSError):
-                    found.update(int(line) for line in procs.read_text().split())
+                    found.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
         return found
 
     def end_processes(self) -> None:

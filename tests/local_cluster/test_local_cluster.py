@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -93,8 +94,10 @@ def audit_log() -> str:
 def processes() -> set[int]:
     """Return the ids of the cluster's processes, found by their cgroups."""
     found: set[int] = set()
-    for procs in Path("/sys/fs/cgroup").glob(f"*/citadelbuy/{NAME}/**/cgroup.procs"):
-        found.update(int(line) for line in procs.read_text().split())
+    # Not pathlib's: that one stumbles over the cgroups of pods that end meanwhile.
+    for procs in glob.glob(f"/sys/fs/cgroup/*/citadelbuy/{NAME}/**/cgroup.procs", recursive=True):
+        with contextlib.suppress(OSError):
+            found.update(int(line) for line in Path(procs).read_text().split())
     return found
 
 
@@ -114,7 +117,7 @@ def pods_that_end_late() -> Iterator[None]:
     """Hold the network namespaces of all that runs now: the kernel may take its time to end those of dead pods."""
     with contextlib.ExitStack() as held:
         for process in processes():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 held.enter_context(open(f"/proc/{process}/ns/net", "rb"))
         yield
 
