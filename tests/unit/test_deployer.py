@@ -534,6 +534,18 @@ def test_users_and_groups_hold_the_rights_with_or_without_an_account(rendered: C
         assert any(item.kind == "ServiceAccount" for item in manifests) is bool(account)
 
 
+def test_the_objects_that_secrets_are_made_from_are_the_deployers_where_there_are_any(
+    rendered: Callable[..., list[Manifest]],
+) -> None:
+    def granted(**variables: Any) -> set[tuple[str, str]]:
+        rules = [rule for item in rendered(**variables) if item.kind == "Role" for rule in item.body["rules"]]
+        return {(group, resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}
+
+    usual = granted()
+    assert granted(deployer_secrets_source="external_secrets") - usual == {("external-secrets.io", "externalsecrets")}
+    assert granted(deployer_secrets_source="sealed_secrets") - usual == {("bitnami.com", "sealedsecrets")}
+
+
 def test_nobody_is_no_deployer(rendered: Callable[..., list[Manifest]]) -> None:
     with pytest.raises(EngineError, match="name who deploys"):
         rendered(deployer_service_account="")
