@@ -1,7 +1,8 @@
 """Rotation of secrets: a new value into the store, into the Secret, into every pod; then the old one off.
 
 Everything that a run must know to go on stands in Secret `citadelbuy-secrets-rotation` before a store is touched, and
-every step may be done again. So a run that was killed is completed by the next one, which takes all steps anew.
+every step may be done again. So a run that was killed is completed by the next one, which takes all steps anew. A run
+holds a Lease of that name, so that no two overlap.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.fields import applied_fields, extract
 from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import ROTATED, random_value
+from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 from ansible_collections.citadelbuy.platform.plugins.module_utils.rotation_stores import (
@@ -72,7 +74,8 @@ class Rotation:
         :param say: told of each step, never with a value.
         """
         self.cluster, self.namespace, self.given = cluster, namespace, given
-        self.timeout, self.lifetime, self.say = timeout, lifetime, say
+        self.timeout, self.lifetime, self._say = timeout, lifetime, say
+        self.lease = Lease(cluster, namespace, STATE, "A rotation of the secrets")
         self.told: dict[str, str] = {}  # by name of a secret
 
     def run(self, names: list[str], check: bool = False) -> dict[str, str]:
@@ -81,27 +84,39 @@ class Rotation:
         :param names: keys, or `all`.
         :returns: by key, what was done (in check mode: would be).
         """
-        turns = self._begun()
-        fresh = self._choose(names, turns)
-        for name in [*turns, *fresh]:
-            if store := self._store(name):
-                store.check_deployed()
         if check:
+            turns, fresh = self._to_do(names)
             for name in turns:
                 self.told[name] = "is half done and would be completed"
             for name, turn in fresh.items():
                 self.told[name] = _plan(turn, self.given.get(name))
             return self.told
-        if fresh:
-            turns = turns | fresh
-            self._write_state(turns)
-        try:
-            if turns:
-                self._turn_over(turns)
-        except EngineError as error:
-            values = {value for turn in turns.values() for value in turn.values}
-            raise EngineError(diff.mask(str(error), values)) from None
+        with self.lease:
+            turns, fresh = self._to_do(names)
+            if fresh:
+                turns = turns | fresh
+                self._write_state(turns)
+            try:
+                if turns:
+                    self._turn_over(turns)
+            except EngineError as error:
+                values = {value for turn in turns.values() for value in turn.values}
+                raise EngineError(diff.mask(str(error), values)) from None
         return self.told
+
+    def say(self, line: str) -> None:
+        """Begin a step: tell it, while no other run is at work."""
+        self.lease.check()
+        self._say(line)
+
+    def _to_do(self, names: list[str]) -> tuple[dict[str, Turn], dict[str, Turn]]:
+        """The rotations that are half done, and those to begin."""
+        turns = self._begun()
+        fresh = self._choose(names, turns)
+        for name in [*turns, *fresh]:
+            if store := self._store(name):
+                store.check_deployed()
+        return turns, fresh
 
     def _choose(self, names: list[str], begun: Mapping[str, Turn]) -> dict[str, Turn]:
         """The rotations to begin: those asked for that are not under way."""

@@ -53,9 +53,7 @@ def measure(report: Report, rounds: int, folder: Path) -> None:
             ("kubectl apply and rollout status", kubectl, 1.15),
             ("helm upgrade --install --wait", helm, None),
         ):
-            pair = Pair(
-                f"First deployment, {len(bodies)} objects, until all is ready", "site.yml", name, limit=limit
-            )
+            pair = Pair(f"First deployment, {len(bodies)} objects, until all is ready", "site.yml", name, limit=limit)
             for number in range(rounds):
                 progress(f"{pair.title}: round {number + 1} of {rounds}")
                 pair.ours.append(_from_nothing(vanish, ours))

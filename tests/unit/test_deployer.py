@@ -23,6 +23,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, find_templates, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
@@ -378,6 +379,10 @@ def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
     ):
         with pytest.raises(EngineError):  # there is no kubelet to answer
             stream()
+    with Lease(site.deployer, NAMESPACE, "goes", "A test") as lease:
+        with pytest.raises(EngineError, match="is under way"), Lease(site.deployer, NAMESPACE, "goes", "A test"):
+            pass
+        lease.check()
     events = site.events()
     refused = {
         f"{event['verb']} {event['requestURI'].partition('?')[0]}"
