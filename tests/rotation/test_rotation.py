@@ -161,7 +161,7 @@ def test_check_mode_changes_nothing_and_no_value_is_shown_at_the_highest_verbosi
 
 
 def kill(pid: int) -> None:
-    """Kill a process and its descendants: a signal to a group does not reach Ansible's workers, sessions of their own."""
+    """Kill a process and its descendants: Ansible's workers are sessions of their own, so not in its group."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     os.kill(pid, signal.SIGKILL)
     for child in children:
