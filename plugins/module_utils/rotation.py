@@ -93,11 +93,11 @@ class Rotation:
             return self.told
         with self.lease:
             turns, fresh = self._to_do(names)
-            if fresh:
-                turns = turns | fresh
-                self._write_state(turns)
+            turns = turns | fresh
             try:
                 if turns:
+                    # Of those that are half done too: the run that was killed may have had it on its way out.
+                    self._write_state(turns)
                     self._turn_over(turns)
             except EngineError as error:
                 values = {value for turn in turns.values() for value in turn.values}
