@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -245,29 +245,68 @@ def test_a_lost_key_is_told_and_not_replaced() -> None:
     key.with_suffix(".away").rename(key)
 
 
+def running(program: str) -> set[int]:
+    """The processes of a program, or of a script, on all nodes."""
+    found = set()
+    for process in processes():
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        except FileNotFoundError:
+            continue
+        if program in [Path(word.decode(errors="replace")).name for word in words[:2]]:
+            found.add(process)
+    return found
+
+
+def send(sent: signal.Signals, program: str) -> None:
+    """Send a signal to a program on all three nodes."""
+    found = running(program)
+    assert len(found) == 3
+    for process in found:
+        os.kill(process, sent)
+
+
+def until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for it, at most a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+
+
 def test_supervisor_restarts_what_dies() -> None:
     """A killed containerd and kubelet are running again without a hand."""
+    before = {program: running(program) for program in ("containerd", "kubelet")}
+    for program in before:
+        send(signal.SIGKILL, program)
+    until(lambda: all(len(running(one) - then) == 3 for one, then in before.items()), "one of them did not come back")
 
-    def pids(program: str) -> set[int]:
-        found = set()
-        for process in processes():
-            try:
-                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-            except FileNotFoundError:
-                continue
-            if words and Path(words[0].decode(errors="replace")).name == program:
-                found.add(process)
-        return found
 
-    for program in ("containerd", "kubelet"):
-        before = pids(program)
-        assert len(before) == 3
-        for process in before:
-            os.kill(process, signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while len(pids(program) - before) < 3:
-            assert time.monotonic() < deadline, f"{program} did not come back"
-            time.sleep(0.2)
+def test_network_policies_outlive_their_enforcer() -> None:
+    """What was denied stays so while all enforcers are dead; what has changed meanwhile holds when they are back."""
+    image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
+    overrides = json.dumps({"spec": {"nodeName": "node2", "terminationGracePeriodSeconds": 0}})
+    kubectl("run", "asks", f"--image={image}", "--overrides", overrides, "--command", "--", "sleep", "infinity")
+    kubectl("wait", "--for=condition=Ready", "pod/asks", "--timeout=60s")
+    ask = "timeout 2 kubectl get --raw /readyz --insecure-skip-tls-verify --server=https://$KUBERNETES_SERVICE_HOST"
+
+    def reached() -> bool:
+        """Whether the pod reaches the API, which is on another node."""
+        return "ok" in kubectl("exec", "asks", "--", "sh", "-c", f"{ask} || true")
+
+    assert reached()
+    deny = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}}
+    policy = STATE / "deny.json"
+    policy.write_text(json.dumps(deny | {"spec": {"podSelector": {}, "policyTypes": ["Egress"]}}))
+    kubectl("create", "-f", str(policy))
+    until(lambda: not reached(), "the policy has no effect")
+
+    send(signal.SIGSTOP, "network_policy_agent.py")
+    kubectl("delete", "-f", str(policy))
+    assert not reached()
+    send(signal.SIGKILL, "network_policy_agent.py")
+    until(reached, "the policy's end has no effect")
+    kubectl("delete", "pod", "asks", "--wait=false")
 
 
 def test_comes_up_from_a_half_made_node_and_a_stale_namespace() -> None:

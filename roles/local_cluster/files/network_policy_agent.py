@@ -275,20 +275,25 @@ class Api:
     def get(self, path: str) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
         """Ask for a path. The kubelet renews its certificate, so it is read for each connection.
 
-        :raises OSError: when there is no answer, or it is no success.
+        :raises OSError: when there is no answer, it is no success, or the kubeconfig is missing or not whole yet.
         """
-        config = yaml.safe_load(self.kubeconfig.read_text(encoding="utf-8"))
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        context = ssl.create_default_context(cadata=authority)
-        if "client-certificate" in user:
-            context.load_cert_chain(user["client-certificate"], user["client-key"])
-        else:
-            with tempfile.NamedTemporaryFile(prefix="network-policy-") as pem:
-                pem.write(b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")))
-                pem.flush()
-                context.load_cert_chain(pem.name)
-        url = urlsplit(cluster["server"])
+        try:
+            config = yaml.safe_load(self.kubeconfig.read_text(encoding="utf-8"))
+            cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+            authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+            context = ssl.create_default_context(cadata=authority)
+            if "client-certificate" in user:
+                context.load_cert_chain(user["client-certificate"], user["client-key"])
+            else:
+                with tempfile.NamedTemporaryFile(prefix="network-policy-") as pem:
+                    pem.write(
+                        b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
+                    )
+                    pem.flush()
+                    context.load_cert_chain(pem.name)
+            url = urlsplit(cluster["server"])
+        except (yaml.YAMLError, LookupError, TypeError) as error:
+            raise ConnectionError(f"{self.kubeconfig} is not whole: {error}") from None
         connection = http.client.HTTPSConnection(url.hostname or "", url.port, context=context, timeout=SILENCE)
         connection.request("GET", path, headers={"Accept": "application/json"})
         answer = connection.getresponse()
@@ -406,7 +411,7 @@ class Agent:
             self.apply()
 
     def apply(self) -> None:
-        """Bring the table up to date; where nft refuses, the old one stays, and the next change tries again."""
+        """Bring the table up to date; where nft refuses, the old one stays, and it is tried again."""
         with self.state.changed:
             generation = self.state.generation
             ruleset = self.state.ruleset(self.node, self.pod_network)
@@ -465,8 +470,15 @@ def nft(text: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True, capture_output=True)
 
 
+def end(failure: threading.ExceptHookArgs) -> None:
+    """End the program, which the supervisor starts anew: without one of its threads it would enforce a former state."""
+    log.critical("ends: %s", failure.thread, exc_info=(failure.exc_type, failure.exc_value, failure.exc_traceback))  # type: ignore[arg-type]
+    os._exit(1)
+
+
 def main() -> None:
     """Run until ended."""
+    threading.excepthook = end
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     node, pod_network, kubeconfig, place = sys.argv[1:]
     state = State(Api(Path(kubeconfig)))  # kubeadm writes it: until then its reading fails, and is tried again
