@@ -83,7 +83,7 @@ class Applier:
             return
         live = [change.after for change in self.outcome.applied if change.after]
         if self.policy.prune:
-            pruned = prune.prune(self.cluster, leftovers, self.policy.prune_data, self.check)
+            pruned = prune.prune(self.cluster, leftovers, live, self.policy.prune_data, self.check)
             self.outcome.applied += pruned
             leftovers = [change.before for change in pruned if change.action == "kept" and change.before]
         if not self.check:

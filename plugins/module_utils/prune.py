@@ -31,24 +31,28 @@ def guard(body: Body) -> str:
     return GUARDED.get(body["kind"], "")
 
 
-def prune(cluster: Cluster, leftovers: Iterable[Body], allowed: Iterable[str], dry: bool) -> list[Change]:
+def prune(
+    cluster: Cluster, leftovers: Iterable[Body], applied: Iterable[Body], allowed: Iterable[str], dry: bool
+) -> list[Change]:
     """Delete the members that no manifest stands for, workloads first.
 
     :param leftovers: live objects, as they were when the run began.
+    :param applied: live objects that the run has applied; they stay, even where a leftover owns them.
     :param allowed: guarded objects that may go, as `Kind namespace/name`.
     :raises ApiError: when the server refuses a deletion.
     """
+    owners = {owner["uid"] for body in applied for owner in body["metadata"].get("ownerReferences") or []}
     leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp")]
     changes: list[Change] = []
     for rank in reversed(RANKS):
         members = [body for body in leftovers if rank_of(body) == rank]
         if members:
             with ThreadPoolExecutor(min(4, len(members))) as pool:
-                changes += pool.map(lambda body: _delete(cluster, body, set(allowed), dry), members)
+                changes += pool.map(lambda body: _delete(cluster, body, owners, set(allowed), dry), members)
     return sorted(changes, key=str)
 
 
-def _delete(cluster: Cluster, body: Body, allowed: set[str], dry: bool) -> Change:
+def _delete(cluster: Cluster, body: Body, owners: set[str], allowed: set[str], dry: bool) -> Change:
     """Delete one object, unless it is guarded or another run has applied it since it was read."""
     started = time.monotonic()
     metadata = body["metadata"]
@@ -66,7 +70,7 @@ def _delete(cluster: Cluster, body: Body, allowed: set[str], dry: bool) -> Chang
             change.reason = "another run or user has changed it since this run began"
             return change
         try:
-            _send(cluster, resource, live, dry)
+            _send(cluster, resource, live, "Orphan" if metadata["uid"] in owners else "Background", dry)
             break
         except ApiError as error:
             if error.status not in (404, 409):
@@ -79,11 +83,11 @@ def _delete(cluster: Cluster, body: Body, allowed: set[str], dry: bool) -> Chang
     return change
 
 
-def _send(cluster: Cluster, resource: Resource | None, live: Body, dry: bool) -> None:
+def _send(cluster: Cluster, resource: Resource | None, live: Body, propagation: str, dry: bool) -> None:
     assert resource, live["kind"]
     metadata = live["metadata"]
     options: Body = {
-        "propagationPolicy": "Background",
+        "propagationPolicy": propagation,
         "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
     }
     # With a body, the server does not look at the query: dryRun has to be in here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, parent
@@ -121,6 +122,23 @@ def test_kinds_that_no_template_renders_any_more_are_remembered(deploy, live):
     deploy(config("one") + deployment("api"), prune=False)
     assert told(deploy(config("one"), prune=False)) == [], "prune: false deletes nothing"
     assert told(deploy(config("one"), prune=True)) == [("pruned", "Deployment/api")]
+
+
+def test_what_is_applied_outlives_its_owner(deploy, live, cluster, namespace):
+    """Such as a Secret that the inventory's values take over from a SealedSecret."""
+    deploy(config("owned", "owner"), prune=True)
+    owner = live("configmaps/owner")
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+    body = {"metadata": {"ownerReferences": [reference]}}
+    path = f"/api/v1/namespaces/{namespace}/configmaps/owned"
+    cluster.request("PATCH", path, body, content="application/merge-patch+json")
+    owned = live("configmaps/owned")["metadata"]["uid"]
+    assert told(deploy(config("owned"), prune=True)) == [("pruned", "ConfigMap/owner")]
+    deadline = time.monotonic() + 60
+    while live("configmaps/owned")["metadata"].get("ownerReferences") or "owner" in names(live):
+        assert time.monotonic() < deadline, "the garbage collector has not let go of it"
+        time.sleep(0.1)
+    assert live("configmaps/owned")["metadata"]["uid"] == owned
 
 
 @pytest.mark.parametrize("kind", GUARDED)
