@@ -52,6 +52,13 @@ drill-rotation: $(STAMP) ## Every secret rotated under load and killed at every 
 	CITADELBUY_ROTATION_CLUSTER=rotate pytest -s tests/rotation
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-sealed-secrets
+drill-sealed-secrets: $(STAMP) ## The Secret handed to Sealed Secrets and back, with their real controller, on a cluster of its own
+	@variables='-e local_cluster_name=sealed -e local_cluster_api_port=17444'
+	ansible-playbook playbooks/local_cluster.yml tests/sealed_secrets/nodes.yml playbooks/site.yml -i inventories/local $$variables
+	CITADELBUY_SEALED_CLUSTER=sealed pytest -s tests/sealed_secrets
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py

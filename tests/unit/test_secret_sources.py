@@ -154,6 +154,16 @@ def test_an_external_secret_asks_for_every_key_and_leaves_the_secret_behind(run:
 
 
 @pytest.mark.usefixtures("definitions")
+def test_a_source_that_has_the_users_is_asked_for_them(run: Run, live: Any) -> None:
+    """After a rotation they are not the first ones."""
+    external = CASES[EXTERNAL][2] | {"secrets_external_references": {"DATABASE_USER": {"key": "users"}}}
+    run(**external)
+    assert live(EXTERNAL)["spec"]["target"]["template"]["data"] == {"ELASTICSEARCH_USERNAME": "elastic"}
+    run(**CASES[SEALED][2] | {"secrets_sealed": dict.fromkeys([*KEYS, *LOGINS], "Ag" + "x9" * 200)})
+    assert live(SEALED)["spec"]["template"].get("data") in ({}, None)
+
+
+@pytest.mark.usefixtures("definitions")
 def test_another_source_leaves_the_secret_in_place_until_it_has_its_own(run: Run, live: Any) -> None:
     given = {f"secrets_{key.lower()}": f"{VALUE}{key}" for key in KEYS}
     result = run(**given)
