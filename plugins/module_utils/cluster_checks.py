@@ -27,7 +27,7 @@ APPLY = ("get", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
 ALSO_NEEDED = (
-    ("", "pods", ("get", "list", "watch")),
+    ("", "pods", ("list", "watch")),
     ("", "pods/log", ("get",)),
     ("", "pods/exec", ("create", "get")),  # a WebSocket is a GET; since 1.35 it has to be allowed as create, too
     ("", "pods/portforward", ("create", "get")),

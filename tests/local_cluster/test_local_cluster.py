@@ -62,6 +62,9 @@ def kubectl(*arguments: str) -> str:
     return result.stdout
 
 
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+READ_API = "kubectl get --raw /readyz --server=https://{host}"
+READ_API += f' --certificate-authority={ACCOUNT}/ca.crt --token="$(cat {ACCOUNT}/token)"'
 ETCD = """
 import json, ssl, sys, urllib.request
 pki, path, body = sys.argv[1:]
@@ -211,9 +214,7 @@ def test_a_cluster_from_before_encryption_takes_it_up() -> None:
 def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
     image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
-    account = "/var/run/secrets/kubernetes.io/serviceaccount"
-    read = "kubectl get --raw /readyz --server=https://kubernetes.default.svc.cluster.local"
-    read += f' --certificate-authority={account}/ca.crt --token="$(cat {account}/token)"'
+    read = READ_API.format(host="kubernetes.default.svc.cluster.local")
     for node in ("node1", "node2", "node3"):
         overrides = json.dumps({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 0}})
         options = [f"--image={image}", "--restart=Never", "--overrides", overrides, "--command"]
@@ -288,11 +289,11 @@ def test_network_policies_outlive_their_enforcer() -> None:
     overrides = json.dumps({"spec": {"nodeName": "node2", "terminationGracePeriodSeconds": 0}})
     kubectl("run", "asks", f"--image={image}", "--overrides", overrides, "--command", "--", "sleep", "infinity")
     kubectl("wait", "--for=condition=Ready", "pod/asks", "--timeout=60s")
-    ask = "timeout 2 kubectl get --raw /readyz --insecure-skip-tls-verify --server=https://$KUBERNETES_SERVICE_HOST"
+    ask = f"timeout 5 {READ_API.format(host='$KUBERNETES_SERVICE_HOST')} || true"
 
     def reached() -> bool:
         """Whether the pod reaches the API, which is on another node."""
-        return "ok" in kubectl("exec", "asks", "--", "sh", "-c", f"{ask} || true")
+        return "ok" in kubectl("exec", "asks", "--", "sh", "-c", ask)
 
     assert reached()
     deny = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}}

@@ -153,7 +153,9 @@ class ApiServer:
                 break
             try:
                 self.write_kubeconfig()
-                Cluster.from_kubeconfig("test", str(self.kubeconfig)).request("GET", "/readyz", text=True)
+                cluster = Cluster.from_kubeconfig("test", str(self.kubeconfig))
+                cluster.request("GET", "/readyz", text=True)
+                cluster.request("GET", "/api/v1/namespaces/default/endpoints/kubernetes")  # written after that
                 controllers = self.processes.get("kube-controller-manager")
                 if controllers:  # else it would sit out its back-off, of a minute and more
                     controllers.kill()
