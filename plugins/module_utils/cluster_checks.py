@@ -16,7 +16,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity impor
     shortage,
     usable_nodes,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import ApiError, Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    SECRET,
+    ApiError,
+    Cluster,
+    EngineError,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.prune import GUARDED
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
@@ -25,6 +30,7 @@ Question = tuple[str, str, str | None, str]  # API group, resource, namespace, n
 MINIMUM_VERSION = (1, 24)
 APPLY = ("get", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
+SEALED_SECRETS_LEAVE = "sealedsecrets.bitnami.com/managed"
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
 ALSO_NEEDED = (
     ("", "pods", ("list", "watch")),
@@ -79,6 +85,7 @@ class ClusterChecks:
             self._pod_security,
             self._metrics,
             self._way_to_the_api_server,
+            self._leave_for_sealed_secrets,
         )
         results = [Findings() for _check in checks]
         with ThreadPoolExecutor(len(checks)) as pool:
@@ -298,6 +305,21 @@ class ClusterChecks:
                 f" policy lets it: add {address}/32 to network_policies_api_server_cidrs, the port to"
                 " network_policies_api_server_ports."
             )
+
+    def _leave_for_sealed_secrets(self, found: Findings) -> None:
+        """Sealed Secrets takes over a Secret with leave alone; a SealedSecret it has refused stays so."""
+        for body in self.bodies:
+            if body["kind"] != "SealedSecret":
+                continue
+            namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+            metadata = (self.cluster.get(SECRET, namespace, name) or {}).get("metadata")
+            if metadata is None or (metadata.get("annotations") or {}).get(SEALED_SECRETS_LEAVE) == "true":
+                continue
+            if not any(owner["kind"] == "SealedSecret" for owner in metadata.get("ownerReferences") or []):
+                found.problems.append(
+                    f"Secret {namespace}/{name} exists, and Sealed Secrets has no leave to take it over:"
+                    f" kubectl -n {namespace} annotate secret {name} {SEALED_SECRETS_LEAVE}=true"
+                )
 
 
 def _labels(body: Body) -> dict[str, str]:

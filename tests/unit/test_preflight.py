@@ -129,6 +129,24 @@ def test_all_problems_are_told_at_once_inventory_and_cluster(check: Check) -> No
         assert part in text
 
 
+def test_sealed_secrets_needs_leave_for_a_secret_that_exists(check: Check, cluster) -> None:
+    leave = "annotate secret citadelbuy-secrets sealedsecrets.bitnami.com/managed=true"
+    assert leave not in check("valid/secrets-sealed.yml")["text"]
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "sealed"}})
+    place = "/api/v1/namespaces/sealed/secrets"
+    owner = {"apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret", "name": "citadelbuy-secrets", "uid": "1"}
+    for metadata, taken in (
+        ({}, False),
+        ({"annotations": {"sealedsecrets.bitnami.com/managed": "true"}}, True),
+        ({"ownerReferences": [owner]}, True),
+        ({"ownerReferences": [owner | {"kind": "ExternalSecret"}]}, False),
+    ):
+        cluster.request("POST", place, {"metadata": {"name": "citadelbuy-secrets"} | metadata})
+        text = check("valid/secrets-sealed.yml", platform_namespace="sealed")["text"]
+        assert (leave in text) is not taken, metadata
+        cluster.request("DELETE", f"{place}/citadelbuy-secrets")
+
+
 def test_flags_and_numbers_on_the_command_line_are_texts_and_mean_what_they_say(check: Check) -> None:
     assert "without Patroni" in check(postgres_replicas="2", postgres_patroni_enabled="false")["text"]
     assert "secrets_jwt_secret is empty" in check(secrets_generate="no")["text"]
