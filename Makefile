@@ -63,6 +63,14 @@ drill-sealed-secrets: $(STAMP) ## The Secret handed to Sealed Secrets and back, 
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py
 
+.PHONY: drill-policies
+drill-policies: $(STAMP) ## cyclonus' cases of NetworkPolicy, by real packets, on a cluster of its own with two nodes
+	@variables='-e local_cluster_name=cyclonus -e local_cluster_api_port=16744 -e local_cluster_nodes=2'
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables # what a run that was ended has left
+	ansible-playbook playbooks/local_cluster.yml tests/cyclonus/nodes.yml -i inventories/local $$variables
+	python tests/cyclonus/run.py cyclonus
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: sbom
 sbom: $(STAMP) ## What the images built here are made of: a CycloneDX file beside each archive
 	@python roles/local_images/files/sbom.py --newest images "$(CACHE)/images"
