@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure this project against its rivals: `make bench`. The embedded cluster must be up, with the platform on it.
 
-run.py [no-change] [per-object] [clusters] [first-deployment --destroy] [--rounds N]
+run.py [no-change] [per-object] [clusters] [policy-effect] [first-deployment --destroy] [--rounds N]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import clusters
 import first_deployment
 import no_change
 import per_object
+import policy_effect
 from pairing import CHECKOUT, BenchmarkError, Report
 
 Measure = Callable[[Report, int, Path], None]
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Measure] = {
     "no-change": no_change.measure,
     "per-object": per_object.measure,
     "clusters": clusters.measure,
+    "policy-effect": policy_effect.measure,
     "first-deployment": first_deployment.measure,
 }
 DESTROYS = "first-deployment"
