@@ -61,26 +61,27 @@ func connect(request *worker.Request) error {
 	return err
 }
 
-var (
-	lock      sync.Mutex
-	addresses = map[string]net.IP{}
-)
+type answer struct {
+	once    sync.Once
+	address net.IP
+	err     error
+}
+
+var answers sync.Map // by host
 
 // Names are no part of what is tested: each is asked for once, and as patiently as it takes.
 func resolve(host string) (net.IP, error) {
-	lock.Lock()
-	defer lock.Unlock()
-	if known, ok := addresses[host]; ok {
-		return known, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
-	defer cancel()
-	found, err := net.DefaultResolver.LookupIP(ctx, "ip4", host)
-	if err != nil {
-		return nil, err
-	}
-	addresses[host] = found[0]
-	return found[0], nil
+	found, _ := answers.LoadOrStore(host, &answer{})
+	its := found.(*answer)
+	its.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+		defer cancel()
+		addresses, err := net.DefaultResolver.LookupIP(ctx, "ip4", host)
+		if its.err = err; err == nil {
+			its.address = addresses[0]
+		}
+	})
+	return its.address, its.err
 }
 
 func exchangeUDP(address string) error {
