@@ -66,7 +66,6 @@ drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none
 .PHONY: drill-policies
 drill-policies: $(STAMP) ## cyclonus' cases of NetworkPolicy, by real packets, on a cluster of its own with two nodes
 	@variables='-e local_cluster_name=cyclonus -e local_cluster_api_port=16744 -e local_cluster_nodes=2'
-	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables # what a run that was ended has left
 	# What a run that was ended has left would change what is tested.
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 	ansible-playbook playbooks/local_cluster.yml tests/cyclonus/nodes.yml -i inventories/local $$variables
