@@ -20,6 +20,8 @@ ROLE = CHECKOUT / "roles/network_policies"
 DOCUMENT = CHECKOUT / "docs/network.md"
 BEGIN, END = "<!-- edges: written by tests/tools/network_table.py -->", "<!-- end of edges -->"
 VARIABLE = re.compile(r"\{\{ (\w+) \}\}")
+# Who may call third parties.
+CALLERS = ("api", "alertmanager")
 
 
 def load(file: str) -> dict[str, Any]:
@@ -42,15 +44,17 @@ def written() -> str:
     outside = variables["__network_policies_outside"]
     lines = ["```mermaid", "flowchart LR"]
     lines += [f"  {name}([{name}])" for name in outside if name != "dns"] + ["  third_parties([third parties])"]
-    lines += [f"  {name}[{name}]" for name in variables["__network_policies_parts"] if name != "prometheus"]
+    lines += [f"  {name}[{name}]" for name in variables["__network_policies_parts"]]
     lines += [
         f"  {edge['from']} -->|{ports(edge, defaults)}| {edge['to']}"
         for edge in edges
         if edge["from"] not in ("prometheus", edge["to"]) and edge["to"] != "dns"
     ]
-    lines += ["  api -->|by variable| third_parties", "```", "", "| from | to | ports | why |", "|---|---|---|---|"]
+    lines += [f"  {name} -->|by variable| third_parties" for name in CALLERS]
+    lines += ["```", "", "| from | to | ports | why |", "|---|---|---|---|"]
     lines += [f"| {edge['from']} | {edge['to']} | {ports(edge, defaults)} | {edge['why']} |" for edge in edges]
-    lines += ["| api | third parties | by variable | `network_policies_third_parties` of the inventory |"]
+    by_variable = "third parties | by variable | `network_policies_third_parties` of the inventory"
+    lines += [f"| {name} | {by_variable} |" for name in CALLERS]
     return "\n".join(lines)
 
 
