@@ -27,7 +27,6 @@ NAME = "app.kubernetes.io/name"
 STAND_INS = [
     ("citadelbuy", "migration", {NAME: "citadelbuy-migration"}),
     ("citadelbuy", "unknown", {NAME: "unknown"}),
-    ("citadelbuy-monitoring", "prometheus", {NAME: "prometheus"}),
     ("citadelbuy-monitoring", "unknown", {NAME: "unknown"}),
     (STRANGERS, "stranger", {NAME: "stranger"}),
     (STRANGERS, "impostor", {NAME: "citadelbuy-web"}),  # the right label in the wrong place
@@ -43,7 +42,7 @@ class Pod:
     """A pod or, without a process, an address of the cluster."""
 
     name: str
-    part: str  # as the table calls it; empty for pods that it does not know
+    parts: frozenset[str]  # as the table calls it; none for pods that it does not know
     ours: bool
     address: str
     process: int = 0
@@ -67,7 +66,7 @@ def allowed(source: Pod, target: Pod, port: str) -> bool:
     """What the table says of a packet."""
     if source == target or not (source.ours or target.ours):
         return True
-    return (source.part, target.part, port) in EDGES
+    return any((mine, theirs, port) in EDGES for mine in source.parts for theirs in target.parts)
 
 
 def manifest(namespace, name, labels, image):
@@ -127,7 +126,7 @@ def everybody(kubectl, tmp_path_factory):
     try:
         for namespace, name, _ in STAND_INS:
             kubectl("wait", f"pod/{name}", "--namespace", namespace, "--for=condition=Ready", "--timeout=120s")
-        yield [*found_pods(kubectl), *api_servers(kubectl)]
+        yield [*found_pods(kubectl), *nodes(kubectl)]
     finally:
         kubectl("delete", "--wait", "--filename", str(file))
 
@@ -145,16 +144,28 @@ def found_pods(kubectl):
         namespace, labels = metadata["namespace"], metadata.get("labels") or {}
         part = "dns" if labels.get("k8s-app") == "kube-dns" else parts.get((namespace, labels.get(NAME)), "")
         name = f"{namespace}/{metadata['name']}"
-        yield Pod(name, part, namespace in OURS.values(), status["podIP"], process_of(metadata["uid"]))
+        yield Pod(name, known(part), namespace in OURS.values(), status["podIP"], process_of(metadata["uid"]))
 
 
-def api_servers(kubectl):
-    """The addresses behind the Service kubernetes."""
+def known(part: str) -> frozenset[str]:
+    """A part of the table, or none."""
+    return frozenset({part} - {""})
+
+
+def nodes(kubectl):
+    """The addresses of the nodes; those behind the Service kubernetes have the API server, too."""
     selector = "--selector=kubernetes.io/service-name=kubernetes"
-    for item in kubectl("get", "endpointslices", selector, "--namespace", "default", "--output", "json")["items"]:
-        for endpoint in item["endpoints"]:
-            for address in endpoint["addresses"]:
-                yield Pod(f"API server {address}", "api_server", False, address)
+    slices = kubectl("get", "endpointslices", selector, "--namespace", "default", "--output", "json")["items"]
+    servers = {address for item in slices for endpoint in item["endpoints"] for address in endpoint["addresses"]}
+    found = {
+        address["address"]
+        for node in kubectl("get", "nodes", "--output", "json")["items"]
+        for address in node["status"]["addresses"]
+        if address["type"] == "InternalIP"
+    }
+    for address in sorted(servers | found):
+        parts = frozenset(name for name, those in (("api_server", servers), ("nodes", found)) if address in those)
+        yield Pod(f"node {address}", parts, False, address)
 
 
 def reached(source: Pod, targets: list[tuple[str, str]], seconds: float) -> set[tuple[str, str]]:
@@ -177,13 +188,14 @@ def judged(source: Pod, targets: list[Pod], wanted: bool) -> list[tuple[str, str
         (target.address, port)
         for target in targets
         for port in PORTS
-        if allowed(source, target, port) == wanted and (port.endswith("TCP") or target.part == "dns")
+        if allowed(source, target, port) == wanted and (port.endswith("TCP") or "dns" in target.parts)
     ]
 
 
 def test_the_truth_table(everybody):
     sources = [pod for pod in everybody if pod.process]
-    assert {pod.part for pod in sources} >= set(TABLE["__network_policies_parts"]) | {"dns", ""}
+    assert {part for pod in sources for part in pod.parts} >= set(TABLE["__network_policies_parts"]) | {"dns"}
+    assert any(not pod.parts for pod in sources)
 
     def differences(source: Pod) -> list[str]:
         names = {target.address: target.name for target in everybody}
@@ -213,7 +225,7 @@ def test_no_new_pod_is_open_for_a_moment(everybody, kubectl, tmp_path):
         deadline = time.monotonic() + 120
         while not (process := process_of(uid)):
             assert time.monotonic() < deadline, f"{made['metadata']['name']} has no process after two minutes"
-        pod = Pod(made["metadata"]["name"], part, True, "", process)
+        pod = Pod(made["metadata"]["name"], known(part), True, "", process)
         names = {target.address: target.name for target in everybody}
         return [
             f"{pod} ({part or 'unknown'}) reaches {names[address]} {port}"

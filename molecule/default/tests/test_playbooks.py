@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 
 TAGS = (
-    "preflight",
-    "foundation",
-    "namespaces",
-    "network_policies",
-    "secrets",
-    "configuration",
-    "datastores",
-    "postgres",
-    "redis",
-    "elasticsearch",
+    *("preflight", "foundation", "namespaces", "admission", "network_policies", "secrets", "configuration"),
+    *("datastores", "postgres", "redis", "elasticsearch", "applications"),
+    *("monitoring", "alerts", "kube_state_metrics", "prometheus", "alertmanager", "grafana", "verify"),
 )
-TAGS += ("applications", "verify")
 
 
 def fingerprint(pods):
@@ -59,7 +51,7 @@ def test_every_tag_alone(play, tag):
     assert "changed=0" in done.stdout
 
 
-@pytest.mark.parametrize("playbook", ["preflight", "foundation", "datastores", "applications", "verify"])
+@pytest.mark.parametrize("playbook", ["preflight", "foundation", "datastores", "applications", "monitoring", "verify"])
 def test_every_layer_alone(play, playbook):
     done = play(playbook)
     assert done.rc == 0, done.stdout + done.stderr
