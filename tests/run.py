@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [molecule] [cluster]
+run.py [lint] [unit] [render] [graders] [rules] [molecule] [cluster]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def commands(stage: str) -> list[Command]:
         "unit": [["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
+        "rules": [["python", "tests/rules/programs.py"], ["pytest", "tests/rules", junit]],
         "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
         "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
@@ -95,7 +96,8 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="+", choices=["lint", "unit", "render", "graders", "molecule", "cluster"])
+    stages = ["lint", "unit", "render", "graders", "rules", "molecule", "cluster"]
+    parser.add_argument("stages", nargs="+", choices=stages)
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()

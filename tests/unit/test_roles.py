@@ -96,7 +96,7 @@ def test_no_role_reads_another_roles_variables(role: Path) -> None:
     found = {
         f"{path.relative_to(role)}: {match}"
         for path in [*role.glob("templates/**/*.j2"), *role.glob("tasks/*.yml"), *role.glob("defaults/*.yml")]
-        for expression in re.findall(r"{[{%](.*?)[%}]}", path.read_text(encoding="utf-8"), re.DOTALL)
+        for expression in re.findall(r"(?:{[{%]|\[\[)(.*?)(?:[%}]}|\]\])", path.read_text(encoding="utf-8"), re.DOTALL)
         for match in foreign.findall(expression)
     }
     assert found == set()
