@@ -61,8 +61,9 @@ class ClusterChecks:
         self.manifests = manifests
         self.bodies = [manifest.body for manifest in manifests]
         self.capacity_required = capacity_required
+        # The platform's own; a Role may be in a namespace of others.
         self.namespaces = {manifest.name for manifest in manifests if manifest.kind == "Namespace"}
-        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.namespace}
+        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.kind in WORKLOADS} - {None}
         self.found = Findings()
 
     def run(self) -> Findings:
@@ -127,7 +128,7 @@ class ClusterChecks:
                 " Renew its credentials, or set cluster_context to another context."
             )
             return
-        # What is not in a namespace is asked for by name: a deployer may hold it for the platform's own alone.
+        # What is not in the platform's namespaces is asked for by name: a deployer may hold it for its own alone.
         wanted: dict[Question, set[str]] = {}
         for manifest in self.manifests:
             resource = self.cluster.resource(manifest.api_version, manifest.kind)
@@ -136,7 +137,7 @@ class ClusterChecks:
                 wanted.setdefault((*kind, ""), set()).add("list")
                 verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
-                name = "" if resource.namespaced else manifest.name
+                name = "" if resource.namespaced and manifest.namespace in self.namespaces else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
         for namespace in {manifest.namespace for manifest in self.manifests if manifest.kind in WORKLOADS}:
             for group, resource_name, verbs in ALSO_NEEDED:
