@@ -59,6 +59,7 @@ REASONS = {
         "create",
     ): "asked beside get since Kubernetes 1.35, alone before WebSockets; not audited",
     (NAMESPACE, "", "pods/portforward", "create"): "the same",
+    (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
 } | {
     (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
     for kind in ("exec", "portforward")
@@ -452,7 +453,7 @@ FORBIDDEN: list[tuple[str, str, Any]] = [
     ("POST", f"{RBAC}/namespaces/kube-system/rolebindings", BINDING),
     ("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/citadelbuy-deployer/token", {"spec": {}}),
     ("GET", "/api/v1/namespaces/default/configmaps", None),
-    ("GET", "/api/v1/namespaces/default/pods", None),
+    ("GET", "/api/v1/namespaces/default/services", None),
     ("POST", f"{RBAC}/namespaces/default/roles", ROLE),
     ("PATCH", f"{RBAC}/clusterroles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
     ("PATCH", f"{RBAC}/namespaces/default/roles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
