@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils.api_server_reach import cut_off, endpoints
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
@@ -23,6 +22,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.prune import GUARDED
+from ansible_collections.citadelbuy.platform.plugins.module_utils.reach import (
+    cut_off,
+    endpoints,
+    kubelets,
+    reads_kubelets,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 Body = dict[str, Any]
@@ -61,8 +66,9 @@ class ClusterChecks:
         self.manifests = manifests
         self.bodies = [manifest.body for manifest in manifests]
         self.capacity_required = capacity_required
+        # The platform's own; a Role may be in a namespace of others.
         self.namespaces = {manifest.name for manifest in manifests if manifest.kind == "Namespace"}
-        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.namespace}
+        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.kind in WORKLOADS} - {None}
         self.found = Findings()
 
     def run(self) -> Findings:
@@ -85,6 +91,7 @@ class ClusterChecks:
             self._pod_security,
             self._metrics,
             self._way_to_the_api_server,
+            self._way_to_the_nodes,
             self._leave_for_sealed_secrets,
         )
         results = [Findings() for _check in checks]
@@ -127,7 +134,7 @@ class ClusterChecks:
                 " Renew its credentials, or set cluster_context to another context."
             )
             return
-        # What is not in a namespace is asked for by name: a deployer may hold it for the platform's own alone.
+        # What is not in the platform's namespaces is asked for by name: a deployer may hold it for its own alone.
         wanted: dict[Question, set[str]] = {}
         for manifest in self.manifests:
             resource = self.cluster.resource(manifest.api_version, manifest.kind)
@@ -136,7 +143,7 @@ class ClusterChecks:
                 wanted.setdefault((*kind, ""), set()).add("list")
                 verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
-                name = "" if resource.namespaced else manifest.name
+                name = "" if resource.namespaced and manifest.namespace in self.namespaces else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
         for namespace in {manifest.namespace for manifest in self.manifests if manifest.kind in WORKLOADS}:
             for group, resource_name, verbs in ALSO_NEEDED:
@@ -304,6 +311,22 @@ class ClusterChecks:
                 f"{body['kind']} {body['metadata']['name']} needs the API server at {address}:{port}, and no network"
                 f" policy lets it: add {address}/32 to network_policies_api_server_cidrs, the port to"
                 " network_policies_api_server_ports."
+            )
+
+    def _way_to_the_nodes(self, found: Findings) -> None:
+        """Nor is Prometheus from the nodes' kubelets."""
+        if not any(body["kind"] == "NetworkPolicy" for body in self.bodies):
+            return
+        nodes = kubelets(self.cluster.request("GET", "/api/v1/nodes")[1].get("items") or [])
+        missing: dict[str, list[tuple[str, int]]] = {}
+        for body, endpoint in cut_off(self.bodies, nodes, reads_kubelets(self.bodies)):
+            missing.setdefault(f"{body['kind']} {body['metadata']['name']}", []).append(endpoint)
+        for workload, cut in missing.items():
+            named = ", ".join(f"{nodes[address, port]} ({address}:{port})" for address, port in sorted(cut))
+            cidrs = ", ".join(f"{address}/32" for address, _port in sorted(cut))
+            found.problems.append(
+                f"{workload} needs the kubelets of the nodes {named}, and no network policy lets it: add {cidrs}, or a"
+                " network that holds them, to network_policies_node_cidrs."
             )
 
     def _leave_for_sealed_secrets(self, found: Findings) -> None:

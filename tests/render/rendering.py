@@ -38,12 +38,20 @@ INVENTORIES = sorted(path.name for path in (CHECKOUT / "inventories").iterdir() 
 ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_text())["preflight_roles"]
 # Set name, and where its templates are below the role.
 SETS = {role: [(role, "templates")] for role in ROLES} | {
-    "applications": [("applications-migration", "templates/migration"), ("applications", "templates")]
+    "applications": [("applications-migration", "templates/migration"), ("applications", "templates")],
+    "prometheus": [("prometheus-api-server", "templates/api_server"), ("prometheus", "templates")],
 }
 STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {
     f"secrets_{name}": STAND_IN
-    for name in ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
+    for name in (
+        "database_password",
+        "redis_password",
+        "elasticsearch_password",
+        "jwt_secret",
+        "session_secret",
+        "grafana_admin_password",
+    )
 }
 
 
@@ -75,10 +83,13 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
     manager = VariableManager(loader, hosts)
     for host in hosts.get_hosts("clusters"):
         inherited = manager.get_vars(host=host)
-        third_party = {"secrets_third_party": dict.fromkeys(inherited.get("secrets_third_party") or {}, STAND_IN)}
+        dictionaries = {
+            name: dict.fromkeys(inherited.get(name) or {}, STAND_IN)
+            for name in ("secrets_third_party", "secrets_alertmanager")
+        }
         for role in ROLES:
             folder = CHECKOUT / "roles" / role
-            variables = Role.load(folder, loader).scope(inherited | STAND_INS | third_party | overrides)
+            variables = Role.load(folder, loader).scope(inherited | STAND_INS | dictionaries | overrides)
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])

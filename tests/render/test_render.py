@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import rendering
+import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
@@ -17,6 +18,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
 Sets = list[rendering.Rendered]
+Account = tuple[str | None, str]  # namespace and name
 
 
 def manifests(inventory: Sets, *kinds: str) -> list[Manifest]:
@@ -87,7 +89,7 @@ def test_containers_are_confined_and_sized(inventory: Sets) -> None:
 
 
 def test_pods_are_confined(inventory: Sets) -> None:
-    tokens = {}
+    tokens: dict[Account, list[dict[str, Any]]] = {}
     for manifest in manifests(inventory):
         template = pod_template(manifest.body)
         if template is None:
@@ -106,10 +108,37 @@ def test_pods_are_confined(inventory: Sets) -> None:
         sources = [item for volume in pod.get("volumes", []) for item in volume.get("projected", {}).get("sources", [])]
         found = [item["serviceAccountToken"] for item in sources if "serviceAccountToken" in item]
         if found or pod["automountServiceAccountToken"] is not False:
-            tokens[manifest.name] = found
-    roles = manifests(inventory, "Role", "ClusterRole")
-    assert {item.name for item in roles} == set(tokens), "a token where there are rights, and nowhere else"
+            tokens[manifest.namespace, pod["serviceAccountName"]] = found
+    assert set(rights(inventory)) == set(tokens), "a token where there are rights, and nowhere else"
     assert all(token["expirationSeconds"] < 7200 for found in tokens.values() for token in found)
+
+
+def rights(inventory: Sets) -> dict[Account, list[Manifest]]:
+    """The Roles and ClusterRoles bound to each account; each has one binding, of its own name."""
+    roles = {(item.kind, item.namespace, item.name): item for item in manifests(inventory, "Role", "ClusterRole")}
+    bound: dict[Account, list[Manifest]] = {}
+    for binding in manifests(inventory, "RoleBinding", "ClusterRoleBinding"):
+        reference = binding.body["roleRef"]
+        assert binding.kind == f"{reference['kind']}Binding", binding
+        assert binding.name == reference["name"], binding
+        role = roles.pop((reference["kind"], binding.namespace, reference["name"]))
+        for subject in binding.body["subjects"]:
+            bound.setdefault((subject["namespace"], subject["name"]), []).append(role)
+    assert roles == {}, "roles that are bound to nobody"
+    return bound
+
+
+def test_rights_of_the_monitoring_only_look(inventory: Sets) -> None:
+    found = {account: roles for account, roles in rights(inventory).items() if account[0] == "citadelbuy-monitoring"}
+    assert set(found) == {("citadelbuy-monitoring", name) for name in ("prometheus", "kube-state-metrics")}
+    for roles in found.values():
+        for role in roles:
+            assert role.kind == "Role" or role.name.endswith(".citadelbuy-monitoring"), "two platforms in a cluster"
+            for rule in role.body["rules"]:
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}, role
+                assert not {"secrets", "*"} & {*rule.get("resources", []), *rule["verbs"]}, role
+                if role.namespace == "default":
+                    assert rule["resourceNames"] == ["kubernetes"], role
 
 
 def test_long_running_containers_are_probed(inventory: Sets) -> None:
@@ -133,6 +162,7 @@ def test_pods_have_their_own_account_and_no_token(inventory: Sets) -> None:
 
 def test_labels(inventory: Sets) -> None:
     tiers = {"postgres": "database", "redis": "cache", "elasticsearch": "search"}
+    tiers |= dict.fromkeys(("prometheus", "kube-state-metrics", "alertmanager", "grafana"), "monitoring")
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         labels = pod_template(manifest.body)["metadata"]["labels"]
         assert labels["tier"] == tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-"))
@@ -199,6 +229,7 @@ PROD = {
     "postgres": ("20Gi", {"cpu": "500m", "memory": "512Mi"}, {"cpu": "2000m", "memory": "2Gi"}, 9187),
     "redis": ("10Gi", {"cpu": "250m", "memory": "512Mi"}, {"cpu": "1000m", "memory": "2Gi"}, 9121),
     "elasticsearch": ("30Gi", {"cpu": "1000m", "memory": "2Gi"}, {"cpu": "2000m", "memory": "4Gi"}, 9114),
+    "prometheus": ("50Gi", {"cpu": "500m", "memory": "1Gi"}, {"cpu": "2000m", "memory": "4Gi"}, 9090),
     "citadelbuy-api": (None, {"cpu": "250m", "memory": "256Mi"}, {"cpu": "500m", "memory": "512Mi"}, 3000),
     "citadelbuy-web": (None, {"cpu": "200m", "memory": "256Mi"}, {"cpu": "400m", "memory": "512Mi"}, 3000),
 }
@@ -222,6 +253,29 @@ def test_production_sizes(prod: Sets, name: str) -> None:
     assert template["metadata"]["annotations"]["prometheus.io/port"] == str(metrics_port)
     for claim in workload.body["spec"].get("volumeClaimTemplates") or []:
         assert claim["spec"]["resources"]["requests"]["storage"] == storage
+
+
+def test_production_prometheus(prod: Sets) -> None:
+    (server,) = [item.body for item in manifests(prod, "StatefulSet") if item.name == "prometheus"]
+    assert server["spec"]["replicas"] == 2
+    arguments = server["spec"]["template"]["spec"]["containers"][0]["args"]
+    # 40 GiB of 50: the write-ahead log and merges need room beside the blocks.
+    assert {"--storage.tsdb.retention.time=30d", "--storage.tsdb.retention.size=40960MB"} <= set(arguments)
+    (config,) = [item.body["data"] for item in manifests(prod, "ConfigMap") if item.name == "prometheus"]
+    assert yaml.safe_load(config["prometheus.yml"])["global"]["scrape_interval"] == "15s"
+
+
+def test_pods_are_scraped_at_a_port_that_they_declare(inventory: Sets) -> None:
+    for manifest in manifests(inventory, "Deployment", "StatefulSet"):
+        template = pod_template(manifest.body)
+        annotations = template["metadata"].get("annotations", {})
+        ports = [
+            port["containerPort"] for container in template["spec"]["containers"] for port in container.get("ports", [])
+        ]
+        if annotations.get("prometheus.io/scrape") == "true":
+            assert int(annotations["prometheus.io/port"]) in ports, manifest
+        else:
+            assert manifest.name == "kube-state-metrics", manifest  # its Service is
 
 
 @pytest.mark.parametrize(("name", "most"), [("citadelbuy-api-hpa", 10), ("citadelbuy-web-hpa", 20)])

@@ -36,6 +36,7 @@ Right = tuple[str, str, str, str]  # namespace or "", API group, resource, verb
 NAMESPACE, MONITORING = "citadelbuy", "citadelbuy-monitoring"
 USER = f"system:serviceaccount:{NAMESPACE}:citadelbuy-deployer"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
+DELETE = {"dryRun": ["All"]}
 SHORTEST = 10 / 60  # hours; the API server gives no fewer
 BROKEN = "citadelbuy.local/web:broken"
 POLICY = """
@@ -58,7 +59,19 @@ REASONS = {
         "create",
     ): "asked beside get since Kubernetes 1.35, alone before WebSockets; not audited",
     (NAMESPACE, "", "pods/portforward", "create"): "the same",
+    (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
+} | {
+    (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
+    for kind in ("exec", "portforward")
+    for verb in ("get", "create")
 }
+# Whom it gives rights: namespace or "", name of the role and of its binding.
+GIVEN = [
+    (NAMESPACE, "postgres"),
+    *((namespace, name) for namespace in (NAMESPACE, MONITORING) for name in ("prometheus", "kube-state-metrics")),
+    *(("", f"citadelbuy-{name}.{MONITORING}") for name in ("prometheus", "kube-state-metrics")),
+    ("default", f"citadelbuy-prometheus.{MONITORING}"),
+]
 # Every authenticated user has these.
 EVERYBODY = {("authorization.k8s.io", "selfsubjectaccessreviews")}
 ONE_OF_EACH = """
@@ -72,24 +85,24 @@ ONE_OF_EACH = """
 {% endset %}
 apiVersion: v1
 kind: ConfigMap
-metadata: {name: stays, namespace: citadelbuy}
+metadata: {name: stays, namespace: {{ ns }}}
 {% if all %}
 {% for kind in ["ConfigMap", "Secret", "ServiceAccount"] %}
 ---
 apiVersion: v1
 kind: {{ kind }}
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 {% endfor %}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec: {ports: [{port: 80}], selector: {app: goes}}
 {% for kind in ["Deployment", "StatefulSet"] %}
 ---
 apiVersion: apps/v1
 kind: {{ kind }}
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec:
   replicas: 0
   selector: {matchLabels: {app: goes}}
@@ -99,10 +112,11 @@ spec:
       restartPolicy: Always
 {{ pod }}
 {% endfor %}
+{% if ns == "citadelbuy" %}
 ---
 apiVersion: batch/v1
 kind: Job
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec:
   suspend: true
   template:
@@ -112,37 +126,30 @@ spec:
 ---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec: {maxReplicas: 1, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: goes}}
+{% endif %}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec: {maxUnavailable: 1, selector: {matchLabels: {app: goes}}}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 spec: {podSelector: {matchLabels: {app: goes}}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 rules: [{apiGroups: [""], resources: [configmaps], verbs: [get]}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
-metadata: {name: goes, namespace: citadelbuy}
+metadata: {name: goes, namespace: {{ ns }}}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: goes}
-subjects: [{kind: ServiceAccount, name: goes, namespace: citadelbuy}]
-{% endif %}
-"""
-MONITORED = """
-{% if all %}
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: goes, namespace: citadelbuy-monitoring}
-spec: {podSelector: {matchLabels: {app: goes}}}
+subjects: [{kind: ServiceAccount, name: goes, namespace: {{ ns }}}]
 {% endif %}
 """
 
@@ -204,9 +211,13 @@ WATCHED = {"ReplicaSet": "deployments", "StatefulSet": "statefulsets", "Job": "j
 def status_of(site: Site, pod: Body) -> Body | None:
     """What a kubelet would say of a pod: it runs, it has done its job, or, of one image, it crashes.
 
-    Nothing before the deployer watches its kind: a wait that has nothing to wait for would need no watch.
+    Nothing before the deployer watches its kind there: a wait that has nothing to wait for would need no watch.
     """
-    watched = {event["objectRef"]["resource"] for event in site.events() if event["verb"] == "watch"}
+    watched = {
+        event["objectRef"]["resource"]
+        for event in site.events()
+        if event["verb"] == "watch" and event["objectRef"].get("namespace") == pod["metadata"]["namespace"]
+    }
     owner = (pod["metadata"].get("ownerReferences") or [{}])[0].get("kind")
     if owner in WATCHED and WATCHED[owner] not in watched:
         return None
@@ -256,8 +267,8 @@ def furnish(cluster: Cluster) -> None:
 
 def bind_volumes(cluster: Cluster) -> None:
     """Say of all claims that they are bound, as only such can grow."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
-    for claim in cluster.request("GET", path)[1]["items"]:
+    for claim in cluster.request("GET", "/api/v1/persistentvolumeclaims")[1]["items"]:
+        path = f"/api/v1/namespaces/{claim['metadata']['namespace']}/persistentvolumeclaims"
         status = {"phase": "Bound", "capacity": claim["spec"]["resources"]["requests"]}
         body = {"spec": {"volumeName": f"volume-{claim['metadata']['name']}"}}
         merge = "application/merge-patch+json"
@@ -272,7 +283,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (folder / "policy.yaml").write_text(POLICY.format(user=USER))
     audit = (f"--audit-policy-file={folder}/policy.yaml", f"--audit-log-path={folder}/audit.log")
     server = ApiServer(folder, *audit)
-    kubelet = None
+    kubelets = []
     try:
         server.start()
         site = Site(folder, server)
@@ -280,8 +291,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         token = ("-e", f"deployer_kubeconfig={site.login}")
         site.play("prepare", "deployer", *token, as_deployer=False)
         site.play("prepare again", "deployer", *token, as_deployer=False)
-        kubelet = Kubelet(site.admin, NAMESPACE, lambda pod: status_of(site, pod))
-        kubelet.start()
+        for namespace in (NAMESPACE, MONITORING):
+            kubelets.append(Kubelet(site.admin, namespace, lambda pod: status_of(site, pod)))
+            kubelets[-1].start()
         quick = ("--skip-tags", "verify")
         site.play("check", "site", "--check", *quick)
         site.play("deploy", "site", *quick)
@@ -292,11 +304,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.play("roll back", "rollback")
         site.play("without policy", "site", "--tags", "admission", "-e", "admission_enabled=false")
         bind_volumes(site.admin)
-        site.play("grow", "site", "--tags", "redis", "-e", "redis_storage_size=2Gi")
+        sizes = ("-e", "redis_storage_size=2Gi", "-e", "prometheus_storage_size=2Gi")
+        site.play("grow", "site", "--tags", "redis,prometheus", *sizes)
         site.play("verify", "verify")
         yield site
     finally:
-        if kubelet:
+        for kubelet in kubelets:
             kubelet.stopped.set()
             kubelet.join()
         server.stop()
@@ -340,12 +353,12 @@ def granted(cluster: Cluster) -> set[Right]:
 
 
 def expand(namespace: str, rules: list[Body]) -> set[Right]:
-    """The rights of a role's rules, one by one."""
+    """The rights of a role's rules, one by one; a URL is a resource of no group."""
     return {
         (namespace, group, resource, verb)
         for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
+        for group in rule.get("apiGroups", [""])
+        for resource in rule.get("resources") or rule["nonResourceURLs"]
         for verb in rule["verbs"]
     }
 
@@ -368,11 +381,20 @@ def used(events: list[Body]) -> set[Right]:
     return found
 
 
+def rbac(kind: str, namespace: str, name: str) -> str:
+    """The path of a Role or RoleBinding, or without a namespace of the cluster's."""
+    return f"{RBAC}/namespaces/{namespace}/{kind}s/{name}" if namespace else f"{RBAC}/cluster{kind}s/{name}"
+
+
 def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
-    engine = Deployer(site.deployer, tmp_path, NAMESPACE)
-    for everything in (True, False):
-        assert engine(ONE_OF_EACH, prune=True, all=everything).errors == []
-        assert engine(MONITORED, prune=True, role="monitored", all=everything).errors == []
+    for namespace in (NAMESPACE, MONITORING):
+        (tmp_path / namespace).mkdir()
+        engine = Deployer(site.deployer, tmp_path / namespace, namespace)
+        for everything in (True, False):
+            assert engine(ONE_OF_EACH, prune=True, all=everything).errors == []
+    for namespace, name in GIVEN:
+        for kind in ("role", "rolebinding"):
+            site.deployer.request("DELETE", rbac(kind, namespace, name), DELETE)
     for stream in (
         lambda: run_in_pod(site.deployer, NAMESPACE, "postgres-0", "postgres", ["true"]),
         lambda: http_through_pod(site.deployer, NAMESPACE, "redis-0", 9121, "GET", "/metrics"),
@@ -391,9 +413,9 @@ def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
     }
     assert refused == set()
     needed = used(events)
-    # RBAC lets nobody give what he does not hold: Patroni's rights are used by giving them.
-    path = f"{RBAC}/namespaces/{NAMESPACE}/roles/postgres"
-    needed |= expand(NAMESPACE, site.admin.request("GET", path)[1]["rules"])
+    # RBAC lets nobody give what he does not hold: these rights are used by giving them.
+    for namespace, name in GIVEN:
+        needed |= expand(namespace, site.admin.request("GET", rbac("role", namespace, name))[1]["rules"])
     may = granted(site.admin)
     assert sorted(needed - may) == []
     unused = sorted(may - needed - set(REASONS))
@@ -407,7 +429,6 @@ ADMIN = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name":
 SELF = [{"kind": "ServiceAccount", "name": "citadelbuy-deployer", "namespace": NAMESPACE}]
 BINDING = {"metadata": {"name": "more"}, "roleRef": ADMIN, "subjects": SELF}
 OWN = "citadelbuy-deployer.citadelbuy"
-DELETE = {"dryRun": ["All"]}
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 FORBIDDEN: list[tuple[str, str, Any]] = [
     ("GET", "/api/v1/namespaces/stranger/secrets/theirs", None),
@@ -431,7 +452,11 @@ FORBIDDEN: list[tuple[str, str, Any]] = [
     ("POST", f"{RBAC}/namespaces/{MONITORING}/rolebindings", BINDING),
     ("POST", f"{RBAC}/namespaces/kube-system/rolebindings", BINDING),
     ("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/citadelbuy-deployer/token", {"spec": {}}),
-    ("GET", f"/api/v1/namespaces/{MONITORING}/secrets", None),
+    ("GET", "/api/v1/namespaces/default/configmaps", None),
+    ("GET", "/api/v1/namespaces/default/services", None),
+    ("POST", f"{RBAC}/namespaces/default/roles", ROLE),
+    ("PATCH", f"{RBAC}/clusterroles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
+    ("PATCH", f"{RBAC}/namespaces/default/roles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
     ("PATCH", f"{POLICIES}/another", {"spec": {}}),
     ("POST", POLICIES, {"metadata": {"name": "another"}}),
 ]

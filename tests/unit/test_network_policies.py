@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils.api_server_reach import cut_off, endpoints
 from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import rank_of
+from ansible_collections.citadelbuy.platform.plugins.module_utils.reach import (
+    cut_off,
+    endpoints,
+    kubelets,
+    reads_kubelets,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 API_SERVER = ("10.89.0.11", 6443)
@@ -77,3 +82,26 @@ def test_every_address_of_the_api_server_counts() -> None:
     slices = [{"endpoints": [{"addresses": ["10.89.0.11"]}, {"addresses": ["10.89.0.12"]}], "ports": [{"port": 6443}]}]
     found = cut_off([workload(), policy(out("10.89.0.11/32"))], endpoints(slices))
     assert [endpoint for _, endpoint in found] == [("10.89.0.12", 6443)]
+
+
+def node(name: str, address: str, port: int | None = None) -> dict[str, Any]:
+    """A node with an InternalIP, a name, and perhaps its kubelet's port."""
+    addresses = [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]
+    ports = {"daemonEndpoints": {"kubeletEndpoint": {"Port": port}}} if port else {}
+    return {"metadata": {"name": name}, "status": {"addresses": addresses} | ports}
+
+
+def test_who_reads_kubelets_needs_a_way_to_every_node() -> None:
+    nodes = kubelets([node("a", "10.89.0.11"), node("b", "10.89.0.12", 10255), {"metadata": {"name": "new"}}])
+    assert nodes == {("10.89.0.11", 10250): "a", ("10.89.0.12", 10255): "b"}
+    role = {"kind": "ClusterRole", "metadata": {"name": "db"}, "rules": [{"resources": ["nodes", "nodes/metrics"]}]}
+    subjects = [{"kind": "ServiceAccount", "name": "db", "namespace": "shop"}]
+    binding = {"kind": "ClusterRoleBinding", "metadata": {}, "roleRef": {"name": "db"}, "subjects": subjects}
+    bodies = [workload(serviceAccountName="db"), policy(out("10.89.0.11/32", port=10250)), role, binding]
+    found = cut_off(bodies, nodes, reads_kubelets(bodies))
+    assert [nodes[endpoint] for _, endpoint in found] == ["b"]
+    for bodies in (
+        [workload(serviceAccountName="other"), policy(), role, binding],
+        [workload(serviceAccountName="db"), policy(), role | {"rules": [{"resources": ["nodes"]}]}, binding],
+    ):
+        assert cut_off(bodies, nodes, reads_kubelets(bodies)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,7 +231,8 @@ def test_no_default_storage_class(check: Check, cluster) -> None:
     merge = "application/merge-patch+json"
     cluster.request("PATCH", path, {"metadata": {"annotations": None}}, content=merge)
     text = check()["text"]
-    assert "StatefulSet postgres, StatefulSet redis, StatefulSet elasticsearch: no default StorageClass" in text
+    for store in ("postgres", "redis", "elasticsearch", "prometheus"):
+        assert re.search(f"StatefulSet {store}(, StatefulSet [a-z]+)*: no default StorageClass", text), store
     assert "the cluster has: standard" in text
 
 
@@ -264,6 +266,19 @@ def test_a_cordoned_node_takes_no_pods(check: Check, cluster) -> None:
         merge = "application/merge-patch+json"
         cluster.request("PATCH", f"/api/v1/nodes/{name}", {"spec": {"unschedulable": True}}, content=merge)
     assert "no node that is Ready and takes pods" in check()["text"]
+
+
+def test_nodes_that_prometheus_cannot_reach_are_named(check: Check, cluster) -> None:
+    merge = "application/merge-patch+json"
+    for name, address in (("a", "10.89.0.11"), ("b", "203.0.113.7")):
+        status = {"addresses": [{"type": "InternalIP", "address": address}]}
+        cluster.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content=merge)
+    assert check()["text"] == (
+        "Preflight, nothing was changed: StatefulSet prometheus needs the kubelets of the nodes b (203.0.113.7:10250),"
+        " and no network policy lets it: add 203.0.113.7/32, or a network that holds them, to"
+        " network_policies_node_cidrs."
+    )
+    assert not check(network_policies_node_cidrs=["10.89.0.0/24", "203.0.113.0/24"]).get("failed")
 
 
 def test_a_missing_metrics_api_is_a_warning(check: Check) -> None:

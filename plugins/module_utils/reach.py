@@ -1,13 +1,14 @@
-"""Whether the pods that talk to the API server are let out to it by the network policies applied with them."""
+"""Whether pods are let out to the API server and to the nodes by the network policies applied with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 Body = dict[str, Any]
 Endpoint = tuple[str, int]
+KUBELET_PORT = 10250
 
 
 def endpoints(slices: Iterable[Body]) -> list[Endpoint]:
@@ -20,18 +21,34 @@ def endpoints(slices: Iterable[Body]) -> list[Endpoint]:
     ]
 
 
-def cut_off(bodies: Iterable[Body], api_server: Iterable[Endpoint]) -> list[tuple[Body, Endpoint]]:
-    """Workloads that mount a token for the API server, with each of its addresses that no policy lets them reach.
+def kubelets(nodes: Iterable[Body]) -> dict[Endpoint, str]:
+    """The kubelets' addresses and ports, each with the name of its node; one without an InternalIP has none."""
+    found = {}
+    for node in nodes:
+        status = node.get("status") or {}
+        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or KUBELET_PORT
+        for address in status.get("addresses") or []:
+            if address["type"] == "InternalIP":
+                found[address["address"], port] = node["metadata"]["name"]
+    return found
+
+
+def cut_off(
+    bodies: Iterable[Body], targets: Iterable[Endpoint], needs: Callable[[Body], bool] | None = None
+) -> list[tuple[Body, Endpoint]]:
+    """Workloads with each of the targets that no policy lets them reach.
 
     A NetworkPolicy of policyTypes Egress denies what no policy allows (Kubernetes, Network Policies). Only ipBlocks
-    count: the API server is no pod that a selector could select.
+    count: the targets are no pods that a selector could select.
+
+    :param needs: whether a workload talks to the targets; by default those do that mount a token for the API server.
     """
     bodies = list(bodies)
     policies = [body for body in bodies if body["kind"] == "NetworkPolicy"]
     found: list[tuple[Body, Endpoint]] = []
     for body in bodies:
         template = (body.get("spec") or {}).get("template") or {}
-        if not _has_token(template.get("spec") or {}):
+        if not (needs(body) if needs else _has_token(template.get("spec") or {})):
             continue
         labels = (template.get("metadata") or {}).get("labels") or {}
         namespace = body["metadata"].get("namespace")
@@ -44,9 +61,32 @@ def cut_off(bodies: Iterable[Body], api_server: Iterable[Endpoint]) -> list[tupl
         ]
         if over_it:
             found += [
-                (body, endpoint) for endpoint in api_server if not any(_lets_out(spec, endpoint) for spec in over_it)
+                (body, endpoint) for endpoint in targets if not any(_lets_out(spec, endpoint) for spec in over_it)
             ]
     return found
+
+
+def reads_kubelets(bodies: Iterable[Body]) -> Callable[[Body], bool]:
+    """Whether a workload's account is given the metrics of kubelets by a ClusterRole that is applied with it."""
+    bodies = list(bodies)
+    roles = {
+        body["metadata"]["name"]
+        for body in bodies
+        if body["kind"] == "ClusterRole"
+        and any("nodes/metrics" in (rule.get("resources") or []) for rule in body.get("rules") or [])
+    }
+    accounts = {
+        (subject.get("namespace"), subject["name"])
+        for body in bodies
+        if body["kind"] == "ClusterRoleBinding" and body["roleRef"]["name"] in roles
+        for subject in body.get("subjects") or []
+    }
+
+    def reads(body: Body) -> bool:
+        spec = ((body.get("spec") or {}).get("template") or {}).get("spec") or {}
+        return (body["metadata"].get("namespace"), spec.get("serviceAccountName")) in accounts
+
+    return reads
 
 
 def _has_token(spec: Body) -> bool:
