@@ -43,7 +43,14 @@ SETS = {role: [(role, "templates")] for role in ROLES} | {
 STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {
     f"secrets_{name}": STAND_IN
-    for name in ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
+    for name in (
+        "database_password",
+        "redis_password",
+        "elasticsearch_password",
+        "jwt_secret",
+        "session_secret",
+        "grafana_admin_password",
+    )
 }
 
 
@@ -75,10 +82,13 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
     manager = VariableManager(loader, hosts)
     for host in hosts.get_hosts("clusters"):
         inherited = manager.get_vars(host=host)
-        third_party = {"secrets_third_party": dict.fromkeys(inherited.get("secrets_third_party") or {}, STAND_IN)}
+        named = {
+            name: dict.fromkeys(inherited.get(name) or {}, STAND_IN)
+            for name in ("secrets_third_party", "secrets_alertmanager")
+        }
         for role in ROLES:
             folder = CHECKOUT / "roles" / role
-            variables = Role.load(folder, loader).scope(inherited | STAND_INS | third_party | overrides)
+            variables = Role.load(folder, loader).scope(inherited | STAND_INS | named | overrides)
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])
