@@ -46,7 +46,7 @@ def rendered(inventory: str, **overrides: Any) -> tuple[dict[str, str], list[str
 
     :param overrides: variables that win over the inventory's.
     """
-    (role,) = [item for item in rendering.render_inventory(inventory, **overrides) if item.role == "alertmanager"]
+    (role,) = rendering.render_inventory(inventory, roles=["alertmanager"], **overrides)
     bodies = {item.kind: item.body for item in role.manifests}
     (container,) = bodies["StatefulSet"]["spec"]["template"]["spec"]["containers"]
     return bodies["ConfigMap"]["data"], container["args"]

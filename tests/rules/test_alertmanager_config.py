@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,13 @@ def test_members_find_each_other(replicas: int, peers: int) -> None:
     _, arguments = alertmanagers.rendered("local", alertmanager_replicas=replicas)
     assert sum(argument.startswith("--cluster.peer=") for argument in arguments) == peers
     assert ("--cluster.listen-address=" in arguments) is (replicas == 1)
+
+
+def test_what_holds_others_back_is_an_alert_of_the_rules() -> None:
+    (rules,) = rendering.render_inventory("local", roles=["alerts"])
+    texts = [text for manifest in rules.manifests for text in manifest.body["data"].values()]
+    alerts = {name for text in texts for name in re.findall(r"^\s*- alert: (\w+)$", text, re.MULTILINE)}
+    inhibitions = alertmanagers.configuration(alertmanagers.rendered("local")[0])["inhibit_rules"]
+    matchers = [text for rule in inhibitions for side in ("source", "target") for text in rule[f"{side}_matchers"]]
+    named = {name for text in matchers for name in re.findall(r'^alertname!?="(\w+)"$', text)}
+    assert {"RedisDown", "NodeNotReady"} <= named <= alerts
