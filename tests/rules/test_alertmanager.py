@@ -123,6 +123,7 @@ TOGETHER: list[tuple[list[dict[str, str]], list[dict[str, str]]]] = [
                 "namespace": SHOP,
             },
             {"alertname": "ContainerWaiting", "severity": "warning", "pod": "citadelbuy-api-7d-x", "namespace": SHOP},
+            {"alertname": "RequestLatencyHigh", "severity": "warning", "job": "citadelbuy-api", "namespace": SHOP},
         ],
     ),
     (
