@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ class Rendered:
     manifests: list[Manifest]
 
 
-def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
-    """Render all roles for all clusters of an inventory, labelled as the engine does it.
+def render_inventory(inventory: str, roles: Sequence[str] = ROLES, **overrides: Any) -> Iterator[Rendered]:
+    """Render roles, all unless some are named, for all clusters of an inventory, labelled as the engine does it.
 
     :param overrides: variables that win over the inventory's, as `-e` does.
     """
@@ -87,7 +87,7 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
             name: dict.fromkeys(inherited.get(name) or {}, STAND_IN)
             for name in ("secrets_third_party", "secrets_alertmanager")
         }
-        for role in ROLES:
+        for role in roles:
             folder = CHECKOUT / "roles" / role
             variables = Role.load(folder, loader).scope(inherited | STAND_INS | dictionaries | overrides)
             for set_name, templates in SETS[role]:

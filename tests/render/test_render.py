@@ -165,7 +165,9 @@ def test_labels(inventory: Sets) -> None:
     tiers |= dict.fromkeys(("prometheus", "kube-state-metrics", "alertmanager", "grafana"), "monitoring")
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         labels = pod_template(manifest.body)["metadata"]["labels"]
-        assert labels["tier"] == tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-"))
+        monitoring = manifest.namespace == "citadelbuy-monitoring"
+        tier = "monitoring" if monitoring else tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-"))
+        assert labels["tier"] == tier
         assert labels["app.kubernetes.io/name"] == manifest.name
         assert labels["app.kubernetes.io/part-of"] == "citadelbuy"
         assert {"app.kubernetes.io/component", "app.kubernetes.io/version"} <= set(labels)
