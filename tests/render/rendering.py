@@ -21,10 +21,12 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.vars.manager import VariableManager
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-init_plugin_loader([str(CHECKOUT / "collections")])
+if not AnsibleCollectionConfig.collection_finder:
+    init_plugin_loader([str(CHECKOUT / "collections")])
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset  # noqa: E402
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import (  # noqa: E402
@@ -43,7 +45,14 @@ SETS = {role: [(role, "templates")] for role in ROLES} | {
 STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {
     f"secrets_{name}": STAND_IN
-    for name in ("database_password", "redis_password", "elasticsearch_password", "jwt_secret", "session_secret")
+    for name in (
+        "database_password",
+        "redis_password",
+        "elasticsearch_password",
+        "jwt_secret",
+        "session_secret",
+        "grafana_admin_password",
+    )
 }
 
 
@@ -75,10 +84,11 @@ def render_inventory(inventory: str, **overrides: Any) -> Iterator[Rendered]:
     manager = VariableManager(loader, hosts)
     for host in hosts.get_hosts("clusters"):
         inherited = manager.get_vars(host=host)
-        third_party = {"secrets_third_party": dict.fromkeys(inherited.get("secrets_third_party") or {}, STAND_IN)}
+        names = ("secrets_third_party", "secrets_alertmanager")
+        by_name = {name: dict.fromkeys(inherited.get(name) or {}, STAND_IN) for name in names}
         for role in ROLES:
             folder = CHECKOUT / "roles" / role
-            variables = Role.load(folder, loader).scope(inherited | STAND_INS | third_party | overrides)
+            variables = Role.load(folder, loader).scope(inherited | STAND_INS | by_name | overrides)
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])
