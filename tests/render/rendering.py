@@ -21,10 +21,12 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.vars.manager import VariableManager
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-init_plugin_loader([str(CHECKOUT / "collections")])
+if not AnsibleCollectionConfig.collection_finder:
+    init_plugin_loader([str(CHECKOUT / "collections")])
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset  # noqa: E402
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import (  # noqa: E402

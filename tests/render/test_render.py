@@ -12,7 +12,7 @@ import rendering
 import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
@@ -162,7 +162,6 @@ def test_pods_have_their_own_account_and_no_token(inventory: Sets) -> None:
 
 def test_labels(inventory: Sets) -> None:
     tiers = {"postgres": "database", "redis": "cache", "elasticsearch": "search"}
-    tiers |= dict.fromkeys(("prometheus", "kube-state-metrics", "alertmanager", "grafana"), "monitoring")
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         labels = pod_template(manifest.body)["metadata"]["labels"]
         monitoring = manifest.namespace == "citadelbuy-monitoring"
@@ -234,6 +233,7 @@ PROD = {
     "prometheus": ("50Gi", {"cpu": "500m", "memory": "1Gi"}, {"cpu": "2000m", "memory": "4Gi"}, 9090),
     "citadelbuy-api": (None, {"cpu": "250m", "memory": "256Mi"}, {"cpu": "500m", "memory": "512Mi"}, 3000),
     "citadelbuy-web": (None, {"cpu": "200m", "memory": "256Mi"}, {"cpu": "400m", "memory": "512Mi"}, 3000),
+    "grafana": ("10Gi", {"cpu": "100m", "memory": "128Mi"}, {"cpu": "500m", "memory": "512Mi"}, 3000),
 }
 
 
@@ -295,6 +295,29 @@ def test_rate_limits(inventory: Sets) -> None:
     assert {key: value for key, value in config.items() if key.startswith("RATE_LIMIT_")} == {
         f"RATE_LIMIT_{key}": str(value) for key, value in expected.items()
     }
+
+
+@pytest.mark.parametrize("key", ["GF_SECURITY_ADMIN_PASSWORD", "GF_AUTH_GOOGLE_CLIENT_SECRET"])
+def test_grafana_takes_secrets_as_files_alone(key: str) -> None:
+    with pytest.raises(EngineError, match=f"grafana_environment holds {key}, which anybody could read"):
+        list(rendering.render_inventory("local", grafana_environment={key: "value"}))
+    sets = list(rendering.render_inventory("local", grafana_environment={f"{key}__FILE": "/run/value"}))
+    (workload,) = [item for item in manifests(sets, "StatefulSet") if item.name == "grafana"]
+    environment = pod_template(workload.body)["spec"]["containers"][0]["env"]
+    assert {"name": f"{key}__FILE", "value": "/run/value"} in environment
+
+
+def test_grafana_is_closed(inventory: Sets) -> None:
+    (workload,) = [item for item in manifests(inventory, "StatefulSet") if item.name == "grafana"]
+    environment = {item["name"]: item["value"] for item in pod_template(workload.body)["spec"]["containers"][0]["env"]}
+    off = (
+        "AUTH_ANONYMOUS_ENABLED",
+        "USERS_ALLOW_SIGN_UP",
+        "ANALYTICS_REPORTING_ENABLED",
+        "ANALYTICS_CHECK_FOR_UPDATES",
+    )
+    assert {environment[f"GF_{name}"] for name in off} == {"false"}
+    assert environment["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
 
 
 def test_redis_and_heap_settings_of_production(prod: Sets) -> None:

@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
 MOLECULE = yaml.safe_load((CHECKOUT / "molecule/shared/host_vars/molecule.yml").read_text())
 CLUSTER = os.environ.get("CITADELBUY_CLUSTER") or MOLECULE["local_cluster_name"]
+KUBECONFIG = os.environ.get("CITADELBUY_KUBECONFIG", f"/var/lib/citadelbuy/{CLUSTER}/admin.conf")
 INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", str(CHECKOUT / "inventories/local"))
 
 Json = dict[str, Any]
@@ -32,10 +33,9 @@ def machine() -> testinfra.host.Host:
 def kubectl(machine: testinfra.host.Host) -> Kubectl:
     """Run kubectl on the cluster; returns its output, decoded where it is JSON."""
     program = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
-    kubeconfig = os.environ.get("CITADELBUY_KUBECONFIG", f"/var/lib/citadelbuy/{CLUSTER}/admin.conf")
 
     def run(*arguments: str, fails: bool = False) -> Any:
-        words = [str(program), f"--kubeconfig={kubeconfig}", *arguments]
+        words = [str(program), f"--kubeconfig={KUBECONFIG}", *arguments]
         done = machine.run(" ".join(["%s"] * len(words)), *words)
         assert (done.rc != 0) == fails, f"kubectl {' '.join(arguments)}: {done.stderr}"
         if fails:

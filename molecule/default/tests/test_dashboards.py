@@ -1,0 +1,128 @@
+"""Dashboards show data: every query of every panel, asked of the running Prometheus, and Grafana has them all."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from conftest import CACHE, CHECKOUT, KUBECONFIG
+
+sys.path.insert(0, str(CHECKOUT / "tests/tools"))
+
+import dashboards
+
+NAMESPACE = "citadelbuy-monitoring"
+FORMS = dashboards.short_forms()
+QUERIES = [query for form in FORMS.values() for query in dashboards.queries(form)]
+FIRST_DATA = 240.0  # seconds until rates over five minutes have their two scrapes, with requests between them
+LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), *(?P<label>\w+)\)")
+
+Ask = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def forwarded(service: str, port: int) -> Iterator[str]:
+    """A URL that leads to a port of a Service."""
+    kubectl = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
+    place = [f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}"]
+    command = [str(kubectl), *place, "port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            found = re.search(r"127\.0\.0\.1:(\d+)", line)
+            assert found, f"{' '.join(command)}: {line}"
+            yield f"http://127.0.0.1:{found[1]}"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Ask Prometheus' API; returns the answer's `data`."""
+    with forwarded("prometheus", 9090) as url:
+
+        def get(path: str, **parameters: str) -> Any:
+            names = {name.replace("match", "match[]"): value for name, value in parameters.items()}
+            try:
+                with urllib.request.urlopen(f"{url}/api/v1/{path}?{urlencode(names)}", timeout=30) as answer:
+                    return json.load(answer)["data"]
+            except urllib.error.HTTPError as error:
+                raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from None
+
+        yield get
+
+
+def has_data(ask: Ask, query: dashboards.Query) -> bool:
+    """Whether a query has at least one value that is a number."""
+    return any(math.isfinite(float(item["value"][1])) for item in ask("query", query=query.text)["result"])
+
+
+def test_every_panel_has_data(ask, play):
+    """But those that say why they may be empty. `verify` makes the requests that rates and percentiles need."""
+    missing = [query for query in QUERIES if not query.empty]
+    assert len(missing) > 100
+    end = time.monotonic() + FIRST_DATA
+    while missing and time.monotonic() < end:
+        done = play("verify")
+        assert done.rc == 0, done.stdout + done.stderr
+        missing = [query for query in missing if not has_data(ask, query)]
+    assert not missing, "no data:\n" + "\n".join(map(str, missing))
+
+
+def test_prometheus_takes_the_queries_of_panels_that_may_be_empty(ask):
+    allowed = [query for query in QUERIES if query.empty]
+    assert allowed
+    for query in allowed:
+        has_data(ask, query)
+
+
+def test_variables_have_values(ask):
+    found = [
+        LABEL_VALUES.fullmatch(variable["query"])
+        for form in FORMS.values()
+        for variable in form.get("variables") or []
+        if "query" in variable
+    ]
+    assert found
+    for match in found:
+        assert ask(f"label/{match['label']}/values", match=match["series"]), match.string
+
+
+def test_grafana_has_every_dashboard_and_asks_for_a_login(kubectl):
+    secret = kubectl("get", "secret", "citadelbuy-monitoring", "--namespace", NAMESPACE, "--output", "json")["data"]
+    password = base64.b64decode(secret["GRAFANA_ADMIN_PASSWORD"]).decode()
+    with forwarded("grafana", 3000) as url:
+
+        def status_and_body(path: str, word: str) -> tuple[int, Any]:
+            login = base64.b64encode(f"admin:{word}".encode()).decode()
+            request = urllib.request.Request(
+                f"{url}{path}", headers={"Authorization": f"Basic {login}"} if word else {}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                return error.code, None
+
+        assert status_and_body("/api/health", "")[0] == 200
+        for name, model in dashboards.models().items():
+            path = f"/api/dashboards/uid/{name}"
+            assert status_and_body(path, "")[0] == 401
+            status, body = status_and_body(path, password)
+            assert (status, body["dashboard"]["title"]) == (200, model["title"])
+            assert [panel["title"] for panel in body["dashboard"]["panels"]] == [
+                panel["title"] for panel in model["panels"]
+            ]
+        assert status_and_body("/api/dashboards/uid/slo", "changeme")[0] == 401
