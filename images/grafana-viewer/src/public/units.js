@@ -5,12 +5,10 @@ const fixed = (value, decimals) => {
   return value.toFixed(decimals ?? autoDecimals(value)).replace(/^-(0(?:\.0+)?)$/, '$1');
 };
 
-/** Decimals that Grafana gives a value when none are asked for. */
+/** Decimals that Grafana gives a value when none are asked for: three digits are to be read. */
 export function autoDecimals(value) {
-  if (value === 0 || value % 1 === 0) return 0;
-  const log = Math.floor(Math.log10(Math.abs(value)));
-  const norm = Math.abs(value) / 10 ** log;
-  return Math.min(10, Math.max(0, 1 - log + (norm > 2.25 ? 1 : 0)));
+  if (value % 1 === 0) return 0;
+  return Math.min(10, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value)))));
 }
 
 function scaled(factor, names, first = 0) {
