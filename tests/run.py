@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [molecule] [cluster]
+run.py [lint] [unit] [render] [graders] [viewer] [molecule] [cluster]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def commands(stage: str) -> list[Command]:
         "unit": [["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
+        "viewer": [["python", "tests/viewer/programs.py"], ["pytest", "tests/viewer", junit]],
         "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
         "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
@@ -95,7 +96,7 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="+", choices=["lint", "unit", "render", "graders", "molecule", "cluster"])
+    parser.add_argument("stages", nargs="+", choices=["lint", "unit", "render", "graders", "viewer", "molecule", "cluster"])
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()

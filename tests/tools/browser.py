@@ -11,10 +11,16 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 WIDTH, HEIGHT = 1600, 900  # pixels; a screenshot is as high as its page
 PATIENCE = 60  # seconds until what should be on a page is not
 
@@ -32,7 +38,7 @@ class Panel:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A page of a new Chromium with an empty profile; what goes wrong in a page's scripts fails the test at the end.
+    """A page of a new Chromium with an empty profile; a script that fails or is refused fails the test at the end.
 
     :raises FileNotFoundError: where Debian's package chromium is not installed.
     """
@@ -48,6 +54,8 @@ def browser() -> Iterator[Page]:
             page = context.pages[0]
             page.set_default_timeout(PATIENCE * 1000)
             page.on("pageerror", lambda error: problems.append(str(error)))
+            policy = "Content Security Policy"
+            page.on("console", lambda message: problems.append(message.text) if policy in message.text else None)
             yield page
             assert not problems, f"the page's scripts failed: {problems}"
         finally:
@@ -79,8 +87,10 @@ def panels(page: Page) -> list[Panel]:
     """The visible panels of the dashboard that a page shows."""
     found = page.eval_on_selector_all(
         "[data-panel-id]",
-        """all => all.filter(one => one.offsetParent).map(one => [one.dataset.panelId, one.dataset.type,
-            one.querySelector(".heading")?.innerText ?? "", one.dataset.state, one.querySelector(".body").innerText])""",
+        """all => all.filter(one => one.offsetParent).map(one => {
+            const text = part => one.querySelector(part)?.innerText ?? "";
+            return [one.dataset.panelId, one.dataset.type, text(".heading"), one.dataset.state, text(".body")];
+        })""",
     )
     return [Panel(*fields) for fields in found]
 

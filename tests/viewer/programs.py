@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Install what the viewer's tests need and what is missing: Debian's packages, as root, and the viewer's npm packages."""
+"""Install what the viewer's tests need: missing Debian packages, as root, and the viewer's npm packages."""
 
 from __future__ import annotations
 

@@ -87,7 +87,6 @@ async function load({ only = views, fresh = false } = {}) {
     loading = new AbortController();
   }
   const { signal } = loading;
-  if (fresh) document.body.dataset.loaded = 'false';
   const now = Date.now();
   page.range = { from: instant(time.from, now), to: instant(time.to, now) };
   await Promise.all(only.filter(({ open }) => open).map(async (view) => {
@@ -105,6 +104,7 @@ async function load({ only = views, fresh = false } = {}) {
 
 /** Resolve the variables anew, then everything that depends on them. */
 async function start(wanted) {
+  document.body.dataset.loaded = 'false';
   const now = Date.now();
   const [from, to] = [instant(time.from, now) / 1000, instant(time.to, now) / 1000];
   const source = page.datasources.find(({ isDefault }) => isDefault) ?? page.datasources[0];

@@ -4,6 +4,8 @@ import { format, moment } from './units.js';
 import { reduce, thresholdLines } from './values.js';
 
 const FONT = '12px Inter, "Helvetica Neue", Arial, sans-serif';
+// Marks of axes in bytes lie at powers of two.
+const BINARY = Array.from({ length: 60 }, (_, index) => 2 ** (index - 2));
 const GRID = 'rgba(204, 204, 220, 0.08)';
 const TEXT = '#9fa7b3';
 
@@ -110,7 +112,8 @@ export function timeSeries(element, { times, series: given, range, tooltip, onZo
   const axes = [{ stroke: TEXT, font: FONT, grid: { stroke: GRID, width: 1 }, ticks: { show: false }, size: 28, space: 80, values: (plot, splits, _, space, step) => splits.map((at) => clockText(at, step)) },
     ...units.map((unit, index) => ({
       scale: unit, side: index % 2 ? 1 : 3, stroke: TEXT, font: FONT, size: width, gap: 4, space: 32, grid: { show: !index, stroke: GRID, width: 1 }, ticks: { show: false },
-      values: (plot, splits) => splits.map((value) => format(value, unit, ofUnit(unit).decimals)),
+      ...(/^(k|m|g)?bytes$|^bin|^bits$/.test(unit) && { incrs: BINARY }),
+      values: (plot, splits) => splits.map((value) => format(value, unit, ofUnit(unit).decimals).replace(/\.(\d*?)0+(?!\d)/, (_, kept) => (kept ? `.${kept}` : ''))),
     }))];
   const lines = series.map(({ name, color, field }) => {
     const { drawStyle, fillOpacity = 0, lineWidth = 1, lineInterpolation, spanNulls, lineStyle } = field.custom;

@@ -226,7 +226,7 @@ async function showStateTimeline(panel, page, element, signal) {
     })));
   });
   const marks = [0, 1, 2, 3, 4, 5].map((index) => from + ((to - from) * index) / 5);
-  element.replaceChildren(make('div', { className: 'lanes' }, rows, make('div', { className: 'lane axis' }, make('span', { className: 'name' }), make('div', { className: 'marks' }, marks.map((at) => make('span', {}, clockText(at, (to - from) / 5)))))));
+  element.replaceChildren(make('div', { className: 'lanes', style: { 'grid-template-rows': `repeat(${rows.length}, minmax(22px, 48px)) 18px` } }, rows, make('div', { className: 'lane axis' }, make('span', { className: 'name' }), make('div', { className: 'marks' }, marks.map((at) => make('span', {}, clockText(at, (to - from) / 5)))))));
 }
 
 const span = ({ kind, text, href }) => (kind === 'text' ? text : make(kind, kind === 'a' ? { href, rel: 'noopener', target: '_blank' } : {}, text));
