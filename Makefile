@@ -31,17 +31,18 @@ down: $(STAMP) ## That cluster and its data gone
 
 .PHONY: test
 test: $(STAMP) ## Everything below
-	@python tests/run.py lint unit render graders rules molecule cluster
+	@python tests/run.py lint unit render graders rules viewer molecule cluster
 
-.PHONY: lint unit render graders rules molecule cluster
+.PHONY: lint unit render graders rules viewer molecule cluster
 lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
 unit: $(STAMP) ## The engine against a real API server, preflight, images
 render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
 graders: $(STAMP) ## kube-score and checkov over the manifests of inventories/prod
 rules: $(STAMP) ## promtool: every alert fires when it should, and only then; every alert has a runbook
+viewer: $(STAMP) ## The viewer that stands for Grafana here: by node, and in Chromium on a real Prometheus
 molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
 cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from nothing and from every leftover state
-lint unit render graders rules molecule cluster:
+lint unit render graders rules viewer molecule cluster:
 	@python tests/run.py $@
 
 .PHONY: drill-rotation

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [rules] [molecule] [cluster]
+run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [cluster]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def commands(stage: str) -> list[Command]:
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
         "rules": [["python", "tests/rules/programs.py"], ["pytest", "tests/rules", junit]],
+        "viewer": [["python", "tests/viewer/programs.py"], ["pytest", "tests/viewer", junit]],
         "molecule": [["molecule", "test", "--no-command-borders", "--scenario-name", "default"]],
         "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
@@ -96,7 +97,7 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    stages = ["lint", "unit", "render", "graders", "rules", "molecule", "cluster"]
+    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "cluster"]
     parser.add_argument("stages", nargs="+", choices=stages)
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)
