@@ -775,9 +775,7 @@ def postgres_locks(snapshot: Snapshot) -> Iterator[Cause]:
                 f"{_cut(first['blocker_query'] or '', 200)}",
                 f"{first['pid']} waits for {first['seconds']} s: {_cut(first['query'] or '', 200)}",
             ],
-            [
-                f"if it may be ended: SELECT pg_terminate_backend({blocker}); idle in transaction is the application's fault"
-            ],
+            [f"SELECT pg_terminate_backend({blocker}) ends it; idle in transaction is a fault of its program"],
         )
 
 
