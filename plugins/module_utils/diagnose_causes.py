@@ -290,7 +290,7 @@ def image_not_pulled(snapshot: Snapshot) -> Iterator[Cause]:
                 todo = "there is no such image: correct name or tag in images.yml, or push it; `rollback.yml` goes back"
             elif any(word in text for word in ("unauthorized", "denied", "forbidden", "authentication")):
                 todo = "the registry refuses the login: see *_image_pull_secrets of the role and that Secret's content"
-            elif any(word in text for word in ("timeout", "no such host", "refused", "tls")):
+            elif any(word in text for word in ("timeout", "no such host", "name resolution", "refused", "tls")):
                 todo = "the node does not reach the registry: its network, proxy, DNS or certificate"
             else:
                 todo = f"{_describe(pod)}; correct the image in images.yml"
@@ -414,8 +414,8 @@ def probe_fails(snapshot: Snapshot) -> Iterator[Cause]:
                 continue
             if kind == "Readiness" and (_failed_stores(snapshot, pod) or len(own) < len(failed)):
                 continue  # the stores' rule tells more, and a liveness probe's failure comes first
-            if kind == "Readiness" and not _running(pod):
-                continue  # not the probe is wrong, the container does not run
+            if kind == "Readiness" and (not _running(pod) or _speaks_of_service(snapshot, pod)):
+                continue  # not the probe is wrong: the container does not run, or what it needs is not reached
             field_path = (own[-1].get("involvedObject") or {}).get("fieldPath", "")
             name = field_path[field_path.find("{") + 1 : field_path.find("}")] or pod["spec"]["containers"][0]["name"]
             outcome = "is not asked" if kind == "Readiness" else "is ended and started again"
@@ -562,8 +562,8 @@ def service_without_endpoints(snapshot: Snapshot) -> Iterator[Cause]:
     if "endpoints" in snapshot.problems:
         return
     for service in snapshot.of("services"):
-        selector, name = service["spec"].get("selector"), service["metadata"]["name"]
-        if not selector or selector.get("role") == "replica" or _has_endpoints(snapshot, service):
+        selector, name = service["spec"].get("selector") or {}, service["metadata"]["name"]
+        if not needs_endpoints(service) or _has_endpoints(snapshot, service):
             continue
         namespace = service["metadata"]["namespace"]
         chosen = snapshot.pods_of(namespace, selector)
@@ -573,6 +573,12 @@ def service_without_endpoints(snapshot: Snapshot) -> Iterator[Cause]:
             [_why_no_endpoints(snapshot, namespace, selector, chosen)],
             [f"kubectl -n {namespace} get pods -l {','.join(f'{key}={value}' for key, value in selector.items())}"],
         )
+
+
+def needs_endpoints(service: Body) -> bool:
+    """Whether a Service selects pods that there must be: of PostgreSQL's replicas there may be none."""
+    selector = service["spec"].get("selector")
+    return bool(selector) and selector.get("role") != "replica"
 
 
 def _has_endpoints(snapshot: Snapshot, service: Body) -> bool:
@@ -645,6 +651,16 @@ def connection_fails(snapshot: Snapshot) -> Iterator[Cause]:
             [f"{name}: {_cut(line, 250)}", *why[1:]],
             todo,
         )
+
+
+def _speaks_of_service(snapshot: Snapshot, pod: Body) -> bool:
+    """Whether a pod's log tells of a Service that it does not reach."""
+    return any(
+        place == pod["metadata"]["name"]
+        and UNANSWERED.search(line)
+        and _target(snapshot, pod["metadata"].get("namespace", ""), line)
+        for place, line in _logs(snapshot)
+    )
 
 
 def _service(snapshot: Snapshot, namespace: str, name: str) -> Body | None:
@@ -738,7 +754,7 @@ def postgres_connections(snapshot: Snapshot) -> Iterator[Cause]:
     postgres = snapshot.parts.get("postgres") or {}
     limits = (postgres.get("limits") or [{}])[0]
     rows = [row for row in postgres.get("activity") or [] if row.get("state") != "-"]
-    used, room = sum(row["sessions"] for row in rows), limits.get("max_connections") or 0
+    used, room = limits.get("used") or 0, limits.get("max_connections") or 0
     if room and used >= (room - (limits.get("reserved") or 0)) * CONNECTIONS_FULL / 100:
         yield Cause(
             f"PostgreSQL's connections are used up: {used} of {room}",

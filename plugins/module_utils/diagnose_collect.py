@@ -66,7 +66,8 @@ CHANGING = ("time", "timestamp", "requestId", "request_id", "traceId", "spanId",
 
 SQL = {
     "limits": "SELECT current_setting('max_connections')::int AS max_connections,"
-    " current_setting('superuser_reserved_connections')::int AS reserved, pg_is_in_recovery() AS in_recovery,"
+    " current_setting('superuser_reserved_connections')::int AS reserved,"
+    " (SELECT sum(numbackends)::int FROM pg_stat_database) AS used, pg_is_in_recovery() AS in_recovery,"
     " version() AS version, pg_size_pretty(pg_database_size(current_database())) AS database_size",
     "activity": "SELECT coalesce(usename, backend_type) AS who, application_name AS application,"
     " coalesce(state, '-') AS state, coalesce(wait_event_type, '-') AS waits_for, count(*) AS sessions"
@@ -84,7 +85,7 @@ SQL = {
     " ORDER BY 3 DESC LIMIT 20",
     "statements": "SELECT calls, round(mean_exec_time::numeric, 2) AS mean_ms, round(max_exec_time::numeric, 2)"
     " AS max_ms, round(total_exec_time::numeric, 0) AS total_ms, rows, left(query, 500) AS query"
-    " FROM pg_stat_statements ORDER BY mean_exec_time DESC LIMIT 10",
+    " FROM pg_stat_statements WHERE query NOT LIKE 'SELECT json_build_object(%' ORDER BY mean_exec_time DESC LIMIT 10",
     "replicas": "SELECT application_name AS member, state, sync_state,"
     " pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) AS lag_bytes FROM pg_stat_replication",
 }
@@ -362,6 +363,8 @@ class Collector:
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
         text = self.cluster.request("GET", path, query={"container": container} | query, text=True)[1]
+        if text.startswith("unable to retrieve container logs"):  # said with status 200
+            raise EngineError("the node has it no more")
         return [line for line in text.splitlines() if line.strip()]
 
     def _reader(self, pod: Body, container: Body, **query: str) -> Callable[[], list[str]]:
@@ -422,7 +425,9 @@ class Collector:
         pod = (primary or [pod for pod in pods if is_ready(pod)] or pods)[0]
         words = ["-c", "SET statement_timeout = '8s'", "-c", "SET default_transaction_read_only = on"]
         for name, query in SQL.items():
-            words += ["-c", f"SELECT json_build_object('{name}', coalesce(json_agg(t), '[]'::json)) FROM ({query}) t"]
+            # Not json_agg, which writes a line a row.
+            rows = "coalesce(array_to_json(array_agg(t)), '[]')"
+            words += ["-c", f"SELECT json_build_object('{name}', {rows}) FROM ({query}) t"]
         words += ["-c", "SELECT json_build_object('end', true)"]
         command = ["sh", "-c", PSQL, "sh", *words]
         metadata = pod["metadata"]
@@ -433,7 +438,8 @@ class Collector:
             try:
                 tables |= json.loads(line)
             except ValueError:
-                said.append(line)
+                if re.search("ERROR|FATAL|error:", line):
+                    said.append(line)
         missing = [name for name in SQL if name not in tables]
         if missing:
             self._tell("postgres", f"{', '.join(missing)}: {' '.join(' '.join(said).split())[:300]}")

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.citadelbuy.platform.plugins.module_utils import report
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import quantity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_causes import FULL, Cause
+from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_causes import FULL, Cause, needs_endpoints
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_collect import (
     WORDS,
     Snapshot,
@@ -72,7 +72,7 @@ def _flag(bad: bool, text: Any) -> Any:
 def span(seconds: float) -> str:
     """A length of time in one unit, as in 90s, 12m, 5h or 3d."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * size:
+        if seconds >= 2 * size or seconds == size:
             return f"{seconds / size:.0f}{unit}"
     return f"{max(0, seconds):.0f}s"
 
@@ -91,7 +91,7 @@ class Report:
         """The answer in one line."""
         count = len(self.causes)
         unhealthy = sum(not is_healthy(pod, self.snapshot) for pod in self.snapshot.of("pods"))
-        pods = f"{len(self.snapshot.of('pods'))} pods, {unhealthy} of them not well"
+        pods = f"{len(self.snapshot.of('pods'))} pods, {unhealthy or 'none'} of them unwell"
         return f"{count} likely cause{'s' if count != 1 else ''}; {pods}"
 
     def _ago(self, stamp: str | None) -> str:
@@ -250,7 +250,7 @@ class Report:
             subsets = ends.get((service["metadata"]["namespace"], service["metadata"]["name"]), [])
             ready = [address["ip"] for subset in subsets for address in subset.get("addresses") or []]
             waiting = [address["ip"] for subset in subsets for address in subset.get("notReadyAddresses") or []]
-            wanted = bool(service["spec"].get("selector")) and not ready
+            wanted = needs_endpoints(service) and not ready
             yield (
                 service["metadata"]["name"],
                 ", ".join(str(port["port"]) for port in service["spec"].get("ports") or []),
@@ -263,11 +263,10 @@ class Report:
         postgres = parts.get("postgres")
         if postgres:
             limits = (postgres.get("limits") or [{}])[0]
-            sessions = sum(row["sessions"] for row in postgres.get("activity") or [] if row.get("state") != "-")
             blocked = len(postgres.get("blocked") or [])
             yield (
                 f"PostgreSQL ({postgres['pod']})",
-                f"{sessions} of {limits.get('max_connections', '?')} connections, {blocked} blocked, "
+                f"{limits.get('used', '?')} of {limits.get('max_connections', '?')} connections, {blocked} blocked, "
                 f"{limits.get('database_size', '?')}",
             )
         for member in parts.get("patroni") or []:

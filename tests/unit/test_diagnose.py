@@ -301,7 +301,11 @@ CASES: dict[str, tuple[str, Snapshot, str]] = {
     "connections": (
         "postgres_connections",
         snapshot(
-            postgres={"pod": "postgres-0", "limits": [{"max_connections": 200, "reserved": 3}], "activity": SESSIONS}
+            postgres={
+                "pod": "postgres-0",
+                "limits": [{"max_connections": 200, "reserved": 3, "used": 190}],
+                "activity": SESSIONS,
+            }
         ),
         "190 of 200",
     ),
