@@ -189,20 +189,43 @@ def names_not_resolved(snapshot: Snapshot) -> Iterator[Cause]:
     down = dns is not None and not dns["ready"]
     if not lines and not down:
         return
-    evidence = [f"no pod of the cluster's DNS is ready ({dns['pods']} there)"] if down and dns else []
+    evidence = [f"no pod of the cluster's DNS is ready ({len(dns['pods'])} there)"] if down and dns else []
     evidence += [f"{pod}: {_cut(line, 200)}" for pod, line in lines[-3:]]
-    todo = [
-        "kubectl -n kube-system get pods -l k8s-app=kube-dns -o wide; kubectl -n kube-system logs -l k8s-app=kube-dns"
-    ]
-    todo += ["is the name right? (CONFIG and Secret); does the pod's NetworkPolicy let it reach 53/UDP and 53/TCP?"]
+    refused = [] if down else _kept_from_dns(snapshot, sorted({pod for pod, _line in lines}))
+    if down:
+        title, todo = "the cluster's DNS does not run", "kubectl -n kube-system describe pods -l k8s-app=kube-dns"
+    elif refused:
+        title, todo = (
+            "a network policy keeps pods from DNS",
+            "does the pod have the labels of a part in docs/network.md?",
+        )
+    else:
+        title, todo = (
+            "DNS is not reached, or a name is wrong",
+            "is the name right? kubectl -n kube-system logs -l k8s-app=kube-dns",
+        )
     yield Cause(
-        "Names are not resolved: the cluster's DNS does not run"
-        if down
-        else "Names are not resolved: DNS is not reached, or a name is wrong",
+        f"Names are not resolved: {title}",
         sorted({f"Pod {pod}" for pod, _line in lines}) or ["DNS of the cluster"],
-        evidence,
-        todo,
+        evidence + refused[:2],
+        [todo],
     )
+
+
+def _kept_from_dns(snapshot: Snapshot, names: list[str]) -> list[str]:
+    """Which of these pods may not ask the cluster's DNS; its own side is the cluster's affair, and not looked at."""
+    labels = _namespace_labels(snapshot)
+    return [
+        text
+        for pod in snapshot.of("pods")
+        if pod["metadata"]["name"] in names
+        for server in (snapshot.parts.get("dns") or {}).get("pods", [])[:1]
+        for text in refusals(pod, server, 53, snapshot.of("policies"), labels, "UDP")
+    ]
+
+
+def _namespace_labels(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+    return {item["metadata"]["name"]: item["metadata"].get("labels") or {} for item in snapshot.of("namespaces")}
 
 
 def creation_refused(snapshot: Snapshot) -> Iterator[Cause]:
@@ -418,7 +441,7 @@ def probe_fails(snapshot: Snapshot) -> Iterator[Cause]:
                 continue  # not the probe is wrong: the container does not run, or what it needs is not reached
             field_path = (own[-1].get("involvedObject") or {}).get("fieldPath", "")
             name = field_path[field_path.find("{") + 1 : field_path.find("}")] or pod["spec"]["containers"][0]["name"]
-            outcome = "is not asked" if kind == "Readiness" else "is ended and started again"
+            outcome = "gets no requests" if kind == "Readiness" else "is ended and started again"
             log = _log(snapshot, pod["metadata"]["name"], name)
             yield Cause(
                 f"The {kind.lower()} probe of container {name} of {_owner(pod)} fails: it {outcome}",
@@ -701,7 +724,7 @@ def _investigate(snapshot: Snapshot, pod: Body, service: Body | None, name: str)
         ], [f"bring {name} back first: its pods' own causes are named here; kubectl -n {namespace} get pods"]
     if "policies" in snapshot.problems:
         return [], ["network policies could not be read: compare with docs/network.md"]
-    labels = {item["metadata"]["name"]: item["metadata"].get("labels") or {} for item in snapshot.of("namespaces")}
+    labels = _namespace_labels(snapshot)
     for target in targets:
         for entry in service["spec"].get("ports") or []:
             wanted = entry.get("targetPort", entry["port"])
@@ -950,7 +973,7 @@ def policy_on_unready_pod(snapshot: Snapshot) -> Iterator[Cause]:
         if report.is_ready(pod) or not _running(pod) or not (pod.get("status") or {}).get("containerStatuses"):
             continue
         chosen = policies_of(pod, snapshot.of("policies"), "Egress")
-        if chosen and not any(policy["spec"].get("egress") for policy in chosen) and _symptom(snapshot, pod):
+        if chosen and not any(policy["spec"].get("egress") for policy in chosen) and _is_unanswered(snapshot, pod):
             yield Cause(
                 f"{_owner(pod)} may reach nothing: no network policy lets it out",
                 [f"Pod {_name(pod)}"],
@@ -959,10 +982,11 @@ def policy_on_unready_pod(snapshot: Snapshot) -> Iterator[Cause]:
             )
 
 
-def _symptom(snapshot: Snapshot, pod: Body) -> bool:
-    """Whether a pod's log speaks of connections or names."""
+def _is_unanswered(snapshot: Snapshot, pod: Body) -> bool:
+    """Whether a pod's log speaks of connections, and of no Service: those have a rule of their own."""
     name = pod["metadata"]["name"]
-    return any(place == name and (UNANSWERED.search(line) or NO_NAME.search(line)) for place, line in _logs(snapshot))
+    spoken = any(place == name and UNANSWERED.search(line) for place, line in _logs(snapshot))
+    return spoken and not _speaks_of_service(snapshot, pod)
 
 
 RULES: tuple[Rule, ...] = (

@@ -287,7 +287,7 @@ class Collector:
         """The cluster's DNS servers, where they may be read."""
         selector = ",".join(f"{key}={value}" for key, value in DNS.items())
         pods = self.cluster.list(POD, "kube-system", labelSelector=selector)["items"]
-        return {"pods": len(pods), "ready": [pod["metadata"]["name"] for pod in pods if is_ready(pod)]}
+        return {"pods": [self._slim(pod) for pod in pods], "ready": sum(is_ready(pod) for pod in pods)}
 
     # What is asked of pods, once they are known.
 

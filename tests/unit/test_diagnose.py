@@ -178,7 +178,17 @@ CASES: dict[str, tuple[str, Snapshot, str]] = {
         snapshot(pods=[API], **{ERRORS: [{"line": "getaddrinfo EAI_AGAIN postgres", "count": 3}]}),
         "DNS is not reached",
     ),
-    "no DNS": ("names_not_resolved", snapshot(dns={"pods": 2, "ready": []}), "the cluster's DNS does not run"),
+    "kept from DNS": (
+        "names_not_resolved",
+        snapshot(
+            pods=[API],
+            dns={"pods": [pod("coredns-1")], "ready": 1},
+            policies=[{"metadata": {"name": "deny", "namespace": SPACE}, "spec": {"policyTypes": ["Egress"]}}],
+            **{LOG: ["dial: Temporary failure in name resolution"]},
+        ),
+        "a network policy keeps pods from DNS",
+    ),
+    "no DNS": ("names_not_resolved", snapshot(dns={"pods": [API, API], "ready": 0}), "the cluster's DNS does not run"),
     "quota": (
         "creation_refused",
         snapshot(
@@ -290,7 +300,7 @@ CASES: dict[str, tuple[str, Snapshot, str]] = {
     "readiness": (
         "probe_fails",
         snapshot(pods=[WAITING], events=[event("Unhealthy", "Readiness probe failed: 404", WAITING)]),
-        "it is not asked",
+        "it gets no requests",
     ),
     "job": ("job_failed", snapshot(jobs=[JOB]), "The Job citadelbuy-api-migrate-1 has failed"),
     "no leader": (
@@ -441,7 +451,7 @@ def test_a_healthy_platform_has_no_cause() -> None:
         "availableReplicas": 1,
     }
     parts["nodes"] = [{"metadata": {"name": "n"}, "spec": {}, "status": {"conditions": READY}}]
-    parts["dns"] = {"pods": 1, "ready": ["coredns"]}
+    parts["dns"] = {"pods": [API], "ready": 1}
     assert [cause.title for cause in find(snapshot(**parts))] == []
 
 
