@@ -812,6 +812,27 @@ def test_what_may_not_be_read_stands_in_the_report(
         assert re.search(rf"^{part} +\S.*(forbidden|missing)", text, re.MULTILINE), text[-3000:]
 
 
+def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Cluster, deploy: Any, broken: str) -> None:
+    """With the rights that the role deployer gives, in a platform of one namespace."""
+    variables = {
+        "deployer_namespace": broken,
+        "deployer_monitoring_namespace": broken,
+        "deployer_service_account": "",
+        "deployer_secrets_source": "values",
+        "deployer_subjects": [{"kind": "User", "name": "nobody"}],
+    }
+    for template in sorted((CHECKOUT / "roles/deployer/templates").glob("*.j2")):
+        for manifest in deploy.render(template.read_text(), **variables):
+            kind = cluster.resource(manifest.api_version, manifest.kind)
+            cluster.request("POST", kind.path(manifest.namespace), manifest.body)
+    reader = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
+    seen = Collector(reader, [broken], timedelta(hours=1), 20).collect()
+    refused = {part for part, text in seen.problems.items() if "forbidden" in text}
+    assert refused == {"quotas", "ingresses", "volumes", "pod_metrics", "node_metrics"}
+    assert {"image_not_pulled", "pod_pending"} <= {cause.kind for cause in find(seen)}
+    assert seen.masked_by == "the values of 1 Secrets are masked"
+
+
 def test_a_cluster_out_of_reach_fails_with_one_line(tmp_path: Path, api_server: Any) -> None:
     config = yaml.safe_load(api_server.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
