@@ -81,7 +81,7 @@ def _forms(text: str) -> Iterator[str]:
             yield json.dumps(form, ensure_ascii=ascii_only)[1:-1]
     yield repr(text)[1:-1]
     yield text.replace("'", "''")
-    encoded = text.encode(errors="surrogateescape")
+    encoded = text.encode()
     yield base64.b64encode(encoded).decode()
     # In the Base64 of a longer text a value may begin at each of three places; characters it shares are left out.
     for before in range(3):
@@ -112,7 +112,10 @@ class Mask:
                 if key in kept or PUBLIC.search(key) or (account and key != "token"):
                     continue
                 long.add(str(encoded))
-                value = base64.b64decode(encoded).decode(errors="surrogateescape")
+                try:
+                    value = base64.b64decode(encoded).decode()
+                except ValueError:  # bytes, such as a key store: no text has them but in Base64
+                    continue
                 for part in {part.strip() for part in _parts(value)} - known:
                     if len(part) >= SHORTEST_MASKED:
                         long.update(_forms(part))

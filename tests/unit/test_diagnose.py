@@ -554,6 +554,11 @@ def test_values_of_secrets_are_masked_in_every_form() -> None:
     assert mask.text("user citadelbuy, elastic-owner") == "user citadelbuy, elastic-owner"
 
 
+def test_a_secret_of_bytes_is_masked_in_base64() -> None:
+    encoded = base64.b64encode(b"\xfe\xed\xfe\xed-a-key-store").decode()
+    assert Mask([{"metadata": {"name": "k"}, "data": {"keystore.jks": encoded}}]).text(f"is {encoded}") == "is *****"
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
