@@ -33,6 +33,11 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     Resource,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER, Parent
+from ansible_collections.citadelbuy.platform.plugins.module_utils.pod_failure import (
+    PASSING,
+    container_failures,
+    unschedulable,
+)
 
 Body = dict[str, Any]
 POD = Resource("v1", "Pod", "pods", True)
@@ -57,19 +62,6 @@ WAIT = "citadelbuy.io/wait"  # annotation
 GRACE = 10.0  # seconds a pod may be unschedulable, or a controller fail to create pods, before it counts
 UNSERVED = 30.0  # seconds after which an Ingress that no controller has touched has none
 RECONSIDERED = 35.0  # seconds, two sync periods of the autoscaler's controller, after which its refusal is no old one
-CRASHES = 2  # restarts after which a crash loop counts
-IMAGE_ERRORS = {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-# An unschedulable pod with one of these may still find its place.
-PASSING = (
-    "PersistentVolumeClaim",
-    "persistentvolumeclaim",
-    "node.kubernetes.io/not-ready",
-    "node.kubernetes.io/unreachable",
-    "node.cloudprovider.kubernetes.io/uninitialized",
-    "no nodes available",
-)
-# A kubelet that has just started has not read these yet.
-PASSING_CONFIG = ("have not yet been read", "failed to sync")
 # Events that, repeated, tell why a volume does not come.
 UNPROVISIONED = re.compile("^ProvisioningFailed:")
 UNMOUNTABLE = re.compile('^FailedMount: .*((secret|configmap) ".*" not found|references non-existent)', re.DOTALL)
@@ -535,40 +527,22 @@ class Waiter:
         return f"a volume of pod {name} cannot be mounted: {message}" if message else None
 
     def _pod_failure(self, pod: Body, target: Target) -> str | None:
-        status = pod.get("status") or {}
         name = pod["metadata"]["name"]
         if pod["metadata"].get("deletionTimestamp"):
             return None
-        for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            reason, message = waiting.get("reason", ""), waiting.get("message", "")
-            where = f"container {container['name']} of pod {name}"
-            if reason in IMAGE_ERRORS or (
-                reason == "ErrImagePull" and ("not found" in message or "NotFound" in message)
-            ):
-                return f"{where}: {reason}: image {container.get('image')}: {message}"
-            if reason == "ErrImagePull" and self._store.lasting(reason, name, container["name"]) > GRACE:
-                return f"{where}: {reason}: image {container.get('image')}: {message}"
-            if reason == "CreateContainerConfigError" and not any(word in message for word in PASSING_CONFIG):
-                return f"{where}: {reason}: {message}"
-            if (
-                reason in ("CreateContainerError", "RunContainerError")
-                and self._store.lasting(reason, name, container["name"]) > GRACE
-            ):
-                return f"{where}: {reason}: {message}"
-            if reason == "CrashLoopBackOff" and container.get("restartCount", 0) >= CRASHES and target.kind != "Job":
-                return f"{where}: {reason} after {container['restartCount']} restarts: {report.last_exit(container)}"
+        for failure in container_failures(pod):
+            if failure.reason == "CrashLoopBackOff" and target.kind == "Job":
+                continue
+            if failure.sure or self._store.lasting(failure.reason, name, failure.container) > GRACE:
+                return f"container {failure.container} of pod {name}: {failure.text}"
         return self._volume_failure(pod) or self._unschedulable(pod)
 
     def _unschedulable(self, pod: Body) -> str | None:
         """A pod that no node can take, where nothing is under way that may change that."""
-        status, name, namespace = pod.get("status") or {}, pod["metadata"]["name"], pod["metadata"].get("namespace")
-        placed = {item["type"]: item for item in status.get("conditions") or []}.get("PodScheduled", {})
-        message = placed.get("message", "")
+        name, namespace = pod["metadata"]["name"], pod["metadata"].get("namespace")
+        message = unschedulable(pod)
         hope = (
-            placed.get("status") != "False"
-            or placed.get("reason") != "Unschedulable"
-            or status.get("nominatedNodeName")
+            message is None
             or any(word in message for word in PASSING)
             or any(other["metadata"].get("deletionTimestamp") for other in self._store.of("Pod", namespace))
             or any(

@@ -223,7 +223,12 @@ def places(kubectl: Any, play: Any, tmp_path_factory: Any) -> Iterator[dict[str,
             KINDS[1], "site", "--check", "--diff", "-e", f"@{given}", "-e", f"platform_report_file={reports[1]}"
         )
         assert GIVEN.partition("/")[2] in output
-        played(KINDS[2], "diagnose", "-e", "diagnose_since=10m")
+        played(KINDS[2], "diagnose", "-e", "diagnose_what=who", "-e", "diagnose_since=10m")
+        played(KINDS[2], "diagnose", "-e", f"diagnose_report_dir={folder}/diagnosis")
+        diagnosis = list((folder / "diagnosis").iterdir())
+        assert len(diagnosis) == 2
+        for file in diagnosis:
+            found["reports"].path(file)
         for report in reports:
             assert json.loads(report.read_text())["clusters"]
             found["reports"].path(report)
