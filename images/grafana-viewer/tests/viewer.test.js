@@ -104,6 +104,8 @@ for (const [what, env, message] of [
 ]) {
   test(`does not start with ${what}`, async () => {
     const refused = await start(env);
+    // One that did start would run on.
+    refused.child.kill('SIGKILL');
     assert.equal(await refused.exit, 1);
     assert.match(refused.output(), message);
     assert.equal(refused.output().trim().split('\n').length, 1);
