@@ -61,6 +61,13 @@ drill-sealed-secrets: $(STAMP) ## The Secret handed to Sealed Secrets and back, 
 	CITADELBUY_SEALED_CLUSTER=sealed pytest -s tests/sealed_secrets
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-alerts
+drill-alerts: $(STAMP) ## Faults that must bring the right alert to a webhook in time, and no others, on a cluster of its own
+	@variables='-e local_cluster_name=alerts -e local_cluster_api_port=17446'
+	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
+	CITADELBUY_ALERTS_CLUSTER=alerts pytest -s tests/alerts
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py
