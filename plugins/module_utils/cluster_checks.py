@@ -66,9 +66,8 @@ class ClusterChecks:
         self.manifests = manifests
         self.bodies = [manifest.body for manifest in manifests]
         self.capacity_required = capacity_required
-        # The platform's own; a Role may be in a namespace of others.
         self.namespaces = {manifest.name for manifest in manifests if manifest.kind == "Namespace"}
-        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.kind in WORKLOADS} - {None}
+        self.namespaces |= {manifest.namespace for manifest in manifests if manifest.namespace}
         self.found = Findings()
 
     def run(self) -> Findings:
@@ -134,7 +133,7 @@ class ClusterChecks:
                 " Renew its credentials, or set cluster_context to another context."
             )
             return
-        # What is not in the platform's namespaces is asked for by name: a deployer may hold it for its own alone.
+        # What is not in a namespace is asked for by name: a deployer may hold it for the platform's own alone.
         wanted: dict[Question, set[str]] = {}
         for manifest in self.manifests:
             resource = self.cluster.resource(manifest.api_version, manifest.kind)
@@ -143,7 +142,7 @@ class ClusterChecks:
                 wanted.setdefault((*kind, ""), set()).add("list")
                 verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
-                name = "" if resource.namespaced and manifest.namespace in self.namespaces else manifest.name
+                name = "" if resource.namespaced else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
         for namespace in {manifest.namespace for manifest in self.manifests if manifest.kind in WORKLOADS}:
             for group, resource_name, verbs in ALSO_NEEDED:
@@ -306,11 +305,14 @@ class ClusterChecks:
         path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
         query = {"labelSelector": "kubernetes.io/service-name=kubernetes"}
         slices = self.cluster.request("GET", path, query=query)[1].get("items") or []
-        for body, (address, port) in cut_off(self.bodies, endpoints(slices)):
+        missing: dict[tuple[str, int], list[str]] = {}
+        for body, endpoint in cut_off(self.bodies, endpoints(slices)):
+            missing.setdefault(endpoint, []).append(f"{body['kind']} {body['metadata']['name']}")
+        for (address, port), names in missing.items():
             found.problems.append(
-                f"{body['kind']} {body['metadata']['name']} needs the API server at {address}:{port}, and no network"
-                f" policy lets it: add {address}/32 to network_policies_api_server_cidrs, the port to"
-                " network_policies_api_server_ports."
+                f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} the API server at {address}:{port}, and"
+                f" no network policy lets {'it' if len(names) == 1 else 'them'}: add {address}/32 to"
+                " network_policies_api_server_cidrs, the port to network_policies_api_server_ports."
             )
 
     def _way_to_the_nodes(self, found: Findings) -> None:

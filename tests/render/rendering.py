@@ -41,7 +41,6 @@ ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_tex
 # Set name, and where its templates are below the role.
 SETS = {role: [(role, "templates")] for role in ROLES} | {
     "applications": [("applications-migration", "templates/migration"), ("applications", "templates")],
-    "prometheus": [("prometheus-api-server", "templates/api_server"), ("prometheus", "templates")],
 }
 STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {

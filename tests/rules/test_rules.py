@@ -67,7 +67,9 @@ def test_every_category_has_cases(prod: Path) -> None:
 
 def test_every_alert_fires_in_a_case_with_each_severity(prod: Path) -> None:
     fired = {
-        (check["alertname"], expected["exp_labels"]["severity"]) for check in checks() for expected in check["exp_alerts"]
+        (check["alertname"], expected["exp_labels"]["severity"])
+        for check in checks()
+        for expected in check["exp_alerts"]
     }
     assert {(alert["alert"], alert["labels"]["severity"]) for alert in alerts(prod)} == fired
 
@@ -89,7 +91,9 @@ def test_every_alert_is_complete(every_inventory: Path) -> None:
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert(prod: Path) -> None:
-    assert {file.name for file in RUNBOOKS.glob("*.md")} - PLAYBOOKS == {f"{alert['alert']}.md" for alert in alerts(prod)}
+    assert {file.name for file in RUNBOOKS.glob("*.md")} - PLAYBOOKS == {
+        f"{alert['alert']}.md" for alert in alerts(prod)
+    }
 
 
 @pytest.mark.parametrize("file", sorted(RUNBOOKS.glob("[A-Z]*.md")), ids=lambda file: file.stem)
@@ -106,7 +110,9 @@ def test_the_index_names_every_runbook_with_its_severities(prod: Path) -> None:
     severities: dict[str, list[str]] = {}
     for alert in alerts(prod):
         severities.setdefault(alert["alert"], []).append(alert["labels"]["severity"])
-    rows = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| ([\w, ]+) \|", (RUNBOOKS / "README.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(\1\.md\) \| ([\w, ]+) \|", (RUNBOOKS / "README.md").read_text(encoding="utf-8"), re.M
+    )
     assert dict(rows) == {name: ", ".join(found) for name, found in severities.items()}
 
 

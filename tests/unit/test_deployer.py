@@ -70,7 +70,6 @@ GIVEN = [
     (NAMESPACE, "postgres"),
     *((namespace, name) for namespace in (NAMESPACE, MONITORING) for name in ("prometheus", "kube-state-metrics")),
     *(("", f"citadelbuy-{name}.{MONITORING}") for name in ("prometheus", "kube-state-metrics")),
-    ("default", f"citadelbuy-prometheus.{MONITORING}"),
 ]
 # Every authenticated user has these.
 EVERYBODY = {("authorization.k8s.io", "selfsubjectaccessreviews")}
@@ -456,7 +455,7 @@ FORBIDDEN: list[tuple[str, str, Any]] = [
     ("GET", "/api/v1/namespaces/default/services", None),
     ("POST", f"{RBAC}/namespaces/default/roles", ROLE),
     ("PATCH", f"{RBAC}/clusterroles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
-    ("PATCH", f"{RBAC}/namespaces/default/roles/citadelbuy-prometheus.{MONITORING}", {"rules": ROLE["rules"]}),
+    ("GET", "/api/v1/namespaces/kube-system/services", None),
     ("PATCH", f"{POLICIES}/another", {"spec": {}}),
     ("POST", POLICIES, {"metadata": {"name": "another"}}),
 ]
