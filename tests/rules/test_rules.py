@@ -53,6 +53,10 @@ def test_cases(case: Path, prod: Path, promtool: Path, tmp_path: Path) -> None:
     """promtool's own format, without what is the same everywhere: the rule files and the runbooks' addresses."""
     content = yaml.safe_load(case.read_text(encoding="utf-8"))
     content["rule_files"] = [str(prod / "recording.yml"), str(prod / case.name)]
+    # Without it promtool evaluates groups in any order, each time another.
+    content["group_eval_order"] = [
+        group["name"] for file in content["rule_files"] for group in yaml.safe_load(Path(file).read_text())["groups"]
+    ]
     urls = {alert["alert"]: alert["annotations"]["runbook_url"] for alert in alerts(prod)}
     for check in (check for test in content["tests"] for check in test["alert_rule_test"]):
         for expected in check["exp_alerts"]:
@@ -67,7 +71,9 @@ def test_every_category_has_cases(prod: Path) -> None:
 
 def test_every_alert_fires_in_a_case_with_each_severity(prod: Path) -> None:
     fired = {
-        (check["alertname"], expected["exp_labels"]["severity"]) for check in checks() for expected in check["exp_alerts"]
+        (check["alertname"], expected["exp_labels"]["severity"])
+        for check in checks()
+        for expected in check["exp_alerts"]
     }
     assert {(alert["alert"], alert["labels"]["severity"]) for alert in alerts(prod)} == fired
 
@@ -89,7 +95,9 @@ def test_every_alert_is_complete(every_inventory: Path) -> None:
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert(prod: Path) -> None:
-    assert {file.name for file in RUNBOOKS.glob("*.md")} - PLAYBOOKS == {f"{alert['alert']}.md" for alert in alerts(prod)}
+    assert {file.name for file in RUNBOOKS.glob("*.md")} - PLAYBOOKS == {
+        f"{alert['alert']}.md" for alert in alerts(prod)
+    }
 
 
 @pytest.mark.parametrize("file", sorted(RUNBOOKS.glob("[A-Z]*.md")), ids=lambda file: file.stem)
@@ -106,7 +114,9 @@ def test_the_index_names_every_runbook_with_its_severities(prod: Path) -> None:
     severities: dict[str, list[str]] = {}
     for alert in alerts(prod):
         severities.setdefault(alert["alert"], []).append(alert["labels"]["severity"])
-    rows = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| ([\w, ]+) \|", (RUNBOOKS / "README.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(\1\.md\) \| ([\w, ]+) \|", (RUNBOOKS / "README.md").read_text(encoding="utf-8"), re.M
+    )
     assert dict(rows) == {name: ", ".join(found) for name, found in severities.items()}
 
 
