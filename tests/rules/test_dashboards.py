@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "render"))
 
 import dashboards
+import programs
 import rendering
 
 QUERIES = [query for form in dashboards.short_forms().values() for query in dashboards.queries(form)]
@@ -24,12 +24,12 @@ RECORDED = re.compile(r"\b[a-zA-Z_]\w*(?::\w+)+")
 
 def check(folder: Path, queries: list[str]) -> subprocess.CompletedProcess[str]:
     """promtool's judgement of queries, each as a recording rule of its own."""
-    program = shutil.which("promtool")
-    assert program, "promtool is missing: install Debian's package prometheus."
     rules = [{"record": f"panel:query:{number:04}", "expr": query} for number, query in enumerate(queries)]
     file = folder / "queries.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}))
-    return subprocess.run([program, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(programs.promtool()), "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
 
 
 def test_prometheus_takes_every_query(tmp_path: Path) -> None:
