@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +44,8 @@ def forwarded(service: str, port: int) -> Iterator[str]:
             line = process.stdout.readline()
             found = re.search(r"127\.0\.0\.1:(\d+)", line)
             assert found, f"{' '.join(command)}: {line}"
+            # It prints a line a connection, and would wait for somebody who reads them.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
             yield f"http://127.0.0.1:{found[1]}"
         finally:
             process.terminate()
