@@ -107,6 +107,9 @@ def test_what_a_rule_asks_for_is_kept(inventory: list[rendering.Rendered], name:
         for group in yaml.safe_load(text)["groups"]
         for rule in group["rules"]
     ]
+    # `a_(b|c)_d` asks for two metrics.
+    several = re.compile(r"(\w+)\((\w+)\|(\w+)\)(\w+)")
+    rules = [several.sub(r"\1\2\4 \1\3\4", expression) for expression in rules]
     asked = {metric for expression in rules for metric in re.findall(rf"(?<![\w:]){CHOSEN[name]}(?![\w:])", expression)}
     keep = next(
         item["regex"]
