@@ -45,7 +45,7 @@ def run(*command: object, cwd: Path | None = None) -> None:
 
 
 def test_promtool_accepts_the_rules(every_inventory: Path, promtool: Path) -> None:
-    run(promtool, "check", "rules", *sorted(every_inventory.glob("*.yml")))
+    run(promtool, "check", "rules", "--lint-fatal", *sorted(every_inventory.glob("*.yml")))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
