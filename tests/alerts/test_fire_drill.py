@@ -46,8 +46,6 @@ VARIABLES = {
             "cidrs": [f"{NODE_ADDRESS}/32"],
         }
     ],
-    # A wait of an hour proves no more than one of a minute.
-    "alerts_for": {"BackupMissing": "1m"},
 }
 VOLUME = "drill-volume"
 
@@ -182,7 +180,7 @@ def full_volume() -> Iterator[None]:
     try:
         kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(volume_objects(place)))
         kubectl("wait", f"pod/{VOLUME}", "--for=condition=Ready", "--timeout=120s")
-        kubectl("exec", VOLUME, "--", "sh", "-c", "head -c 15900000 /dev/zero > /data/full")
+        kubectl("exec", VOLUME, "--", "sh", "-c", "head -c 16600000 /dev/zero > /data/full")
         yield
     finally:
         kubectl("delete", "pod,pvc,pv", VOLUME, "--ignore-not-found", "--wait")
@@ -261,7 +259,9 @@ def expiring_certificate() -> Iterator[None]:
 @contextmanager
 def missed_backup() -> Iterator[None]:
     """Backups are expected, and none was ever made."""
-    playbook("monitoring", "--tags", "alerts,prometheus", alerts_backups_enabled=True)
+    # A wait of an hour proves no more than one of a minute.
+    expected = {"alerts_backups_enabled": True, "alerts_for": {"BackupMissing": "1m"}}
+    playbook("monitoring", "--tags", "alerts,prometheus", **expected)
     try:
         yield
     finally:
