@@ -22,6 +22,7 @@ from conftest import CACHE, CHECKOUT, KUBECONFIG
 
 sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
+import browser
 import dashboards
 
 NAMESPACE = "citadelbuy-monitoring"
@@ -29,6 +30,8 @@ FORMS = dashboards.short_forms()
 QUERIES = [query for form in FORMS.values() for query in dashboards.queries(form)]
 FIRST_DATA = 240.0  # seconds until rates over five minutes have their two scrapes, with requests between them
 LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), *(?P<label>\w+)\)")
+
+PICTURES = CHECKOUT / ".cache/tests/dashboards"
 
 Ask = Callable[..., Any]
 
@@ -103,9 +106,25 @@ def test_variables_have_values(ask):
         assert ask(f"label/{match['label']}/values", match=match["series"]), match.string
 
 
-def test_grafana_has_every_dashboard_and_asks_for_a_login(kubectl):
+@pytest.fixture(scope="module")
+def password(kubectl) -> str:
+    """Of Grafana's administrator."""
     secret = kubectl("get", "secret", "citadelbuy-monitoring", "--namespace", NAMESPACE, "--output", "json")["data"]
-    password = base64.b64decode(secret["GRAFANA_ADMIN_PASSWORD"]).decode()
+    return base64.b64decode(secret["GRAFANA_ADMIN_PASSWORD"]).decode()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_panel_is_drawn(name, password):
+    """In a real browser; the pictures are those of docs/dashboards.md."""
+    panels = dashboards.grafana_dashboard.panels(FORMS[name])
+    may_be = {panel["title"]: {"data", "empty"} if panel.get("empty") else {"data"} for _place, panel in panels}
+    with forwarded("grafana", 3000) as url:
+        found = browser.screenshot(url, "admin", password, name, PICTURES / f"{name}.png", "from=now-15m&to=now")
+    assert {panel.title for panel in found} >= set(may_be)
+    assert not [panel for panel in found if panel.state not in may_be.get(panel.title, {"data"})]
+
+
+def test_grafana_has_every_dashboard_and_asks_for_a_login(password):
     with forwarded("grafana", 3000) as url:
 
         def status_and_body(path: str, word: str) -> tuple[int, Any]:
