@@ -833,7 +833,7 @@ def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Clust
     reader = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
     seen = Collector(reader, [broken], timedelta(hours=1), 20).collect()
     refused = {part for part, text in seen.problems.items() if "forbidden" in text}
-    assert refused == {"quotas", "ingresses", "volumes", "pod_metrics", "node_metrics"}
+    assert refused == {"quotas", "ingresses", "pod_metrics", "node_metrics"}
     assert {"image_not_pulled", "pod_pending"} <= {cause.kind for cause in find(seen)}
     assert seen.masked_by == "the values of 1 Secrets are masked"
 

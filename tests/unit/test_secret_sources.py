@@ -66,7 +66,9 @@ def run(api_server: ApiServer, namespace: str, tmp_path: Path) -> Run:
     def play(*options: str, text: str = "", **variables: Any) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / "group_vars/clusters"
         folder.mkdir(parents=True, exist_ok=True)
-        common = {"cluster_kubeconfig": str(api_server.kubeconfig), "platform_namespace": namespace}
+        names = ("platform_namespace", "platform_monitoring_namespace")
+        common = {"cluster_kubeconfig": str(api_server.kubeconfig)} | dict.fromkeys(names, namespace)
+        common["secrets_grafana_admin_password"] = "given-to-grafana-alone"
         (folder / "main.yml").write_text(json.dumps(common | {"platform_wait_timeout": 2} | variables))
         (folder / "secrets.yml").write_text(text or "{}")
         (tmp_path / "hosts.yml").write_text("clusters: {hosts: {test: {ansible_connection: local}}}")
