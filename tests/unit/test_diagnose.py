@@ -826,12 +826,19 @@ def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Clust
         "deployer_secrets_source": "values",
         "deployer_subjects": [{"kind": "User", "name": "nobody"}],
     }
-    for template in sorted((CHECKOUT / "roles/deployer/templates").glob("*.j2")):
-        for manifest in deploy.render(template.read_text(), **variables):
-            kind = cluster.resource(manifest.api_version, manifest.kind)
-            cluster.request("POST", kind.path(manifest.namespace), manifest.body)
-    reader = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
-    seen = Collector(reader, [broken], timedelta(hours=1), 20).collect()
+    made = []
+    try:
+        for template in sorted((CHECKOUT / "roles/deployer/templates").glob("*.j2")):
+            for manifest in deploy.render(template.read_text(), **variables):
+                kind = cluster.resource(manifest.api_version, manifest.kind)
+                cluster.request("POST", kind.path(manifest.namespace), manifest.body)
+                made.append(kind.path(manifest.namespace, manifest.name))
+        reader = Cluster.from_kubeconfig("test", str(api_server.kubeconfig), "nobody")
+        seen = Collector(reader, [broken], timedelta(hours=1), 20).collect()
+    finally:
+        # Another test wants somebody without rights.
+        for path in made:
+            cluster.request("DELETE", path)
     refused = {part for part, text in seen.problems.items() if "forbidden" in text}
     assert refused == {"quotas", "ingresses", "pod_metrics", "node_metrics"}
     assert {"image_not_pulled", "pod_pending"} <= {cause.kind for cause in find(seen)}
