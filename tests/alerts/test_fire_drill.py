@@ -30,7 +30,7 @@ INTERVAL = 15  # seconds between two looks of Prometheus at a target, and at a r
 GROUP_WAIT, GROUP_INTERVAL = 10, 15  # seconds; of the variables below
 SPARE = 20  # seconds for what has no time of its own: kubelet's housekeeping, a rollout, the notification itself
 OTHERS = 2  # alerts beside the right one
-REPAIRED = 600  # seconds until an alert has gone: some look at the last minutes
+REPAIRED = 1200  # seconds until an alert has gone: some look at the last quarter of an hour
 VARIABLES = {
     "local_cluster_name": NAME,
     "local_cluster_api_port": PORT,
@@ -195,7 +195,7 @@ def in_cluster(process: Path) -> bool:
 def volume_objects(place: str) -> dict[str, Any]:
     """A volume, its claim, and a pod that mounts it, with the image of Redis."""
     redis = json.loads(kubectl("get", "statefulset", "redis", "--output", "json"))
-    few = {"cpu": "10m", "memory": "16Mi"}
+    few = {"cpu": "10m", "memory": "64Mi"}  # what is written to memory counts
     size = {"storage": "16Mi"}
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node1"]}
     volume = {
