@@ -91,11 +91,11 @@ def workload(kind: str, pod: Body) -> Body:
     return {"metadata": {"name": "test"}, "spec": spec}
 
 
-def policy(namespace: str, monitoring: str, places: list[str] | None = None) -> list[Manifest]:
+def policy(namespace: str, monitoring: str, places: list[str] | None = None, **more: Any) -> list[Manifest]:
     """The role's manifests."""
     loader = DataLoader()
     folder = CHECKOUT / "roles/admission"
-    given = {"platform_namespace": namespace, "platform_monitoring_namespace": monitoring}
+    given = {"platform_namespace": namespace, "platform_monitoring_namespace": monitoring} | more
     variables = Role.load(folder, loader).scope(
         given | {"admission_allowed_images": PLACES if places is None else places}
     )
@@ -134,8 +134,8 @@ def guarded(cluster: Cluster, namespace: str, eventually: Callable[..., None]) -
     """Apply the policy to a fresh namespace, or anew with other places."""
     applied: list[Manifest] = []
 
-    def apply(places: list[str] | None = None) -> Guarded:
-        manifests = policy(namespace, namespace, places)
+    def apply(places: list[str] | None = None, **more: Any) -> Guarded:
+        manifests = policy(namespace, namespace, places, **more)
         for manifest in manifests:
             resource = cluster.resource(manifest.api_version, manifest.kind)
             query = {"fieldManager": "test", "force": "true"}
@@ -260,3 +260,66 @@ def test_switched_off_it_renders_nothing(tmp_path: Path) -> None:
     loader, folder = DataLoader(), CHECKOUT / "roles/admission"
     variables = Role.load(folder, loader).scope({"admission_enabled": False})
     assert not render(Templar(loader=loader, variables=variables), find_templates(["templates"], [folder]), variables)
+
+
+COLLECTOR = {
+    "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
+    "volumes": [
+        {"name": "logs", "hostPath": {"path": "/var/log/pods"}},
+        {"name": "state", "hostPath": {"path": "/var/lib/citadelbuy-collector"}},
+    ],
+    "containers": [
+        container(
+            securityContext={
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            volumeMounts=[
+                {"name": "logs", "mountPath": "/var/log/pods", "readOnly": True},
+                {"name": "state", "mountPath": "/state"},
+            ],
+        )
+    ],
+}
+
+
+def changed(pod: Body, *steps: Any, to: Any) -> Body:
+    """A copy with one value set."""
+    pod = copy.deepcopy(pod)
+    place: Any = pod
+    for step in steps[:-1]:
+        place = place[step]
+    place[steps[-1]] = to
+    return pod
+
+
+def test_what_pods_may_see_of_their_node(
+    guarded: Any, cluster: Cluster, namespace: str, eventually: Callable[..., None]
+) -> None:
+    nodes = f"{namespace}-nodes"
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": nodes}})
+    try:
+        place = guarded(platform_nodes_namespace=nodes, platform_logs=True)
+        main = ("containers", 0)
+        refused = [
+            ("volume logs: /etc:", changed(COLLECTOR, "volumes", 0, "hostPath", "path", to="/etc")),
+            ("volume logs: /var/log:", changed(COLLECTOR, "volumes", 0, "hostPath", "path", to="/var/log")),
+            ("mount it readOnly", changed(COLLECTOR, *main, "volumeMounts", 0, "readOnly", to=False)),
+            ("capabilities drop ALL", changed(COLLECTOR, *main, "securityContext", "capabilities", to={})),
+            ("add none", changed(COLLECTOR, *main, "securityContext", "capabilities", "add", to=["SYS_ADMIN"])),
+            ("allowPrivilegeEscalation", changed(COLLECTOR, *main, "securityContext", "allowPrivilegeEscalation", to=True)),
+            ("readOnlyRootFilesystem", changed(COLLECTOR, *main, "securityContext", "readOnlyRootFilesystem", to=False)),
+            ("no hostPort", changed(COLLECTOR, *main, "ports", to=[{"containerPort": 1, "hostPort": 1}])),
+            ("container first", changed(COLLECTOR, "initContainers", to=[container(name="first")])),
+            ("its own network", changed(COLLECTOR, "hostPID", to=True)),
+            ("RuntimeDefault", changed(COLLECTOR, "securityContext", to={})),
+            ("not from an allowed place", changed(COLLECTOR, *main, "image", to="evil.org/api:1")),
+        ]
+        eventually(lambda: "of its node" in place.create("Pod", refused[0][1], nodes))
+        assert not place.create("Pod", COLLECTOR, nodes)
+        for why, pod in refused:
+            assert why in place.create("Pod", pod, nodes), why
+        assert not place.create("Pod", refused[0][1])  # other namespaces are Pod Security's
+    finally:
+        cluster.request("DELETE", f"/api/v1/namespaces/{nodes}")
