@@ -40,11 +40,14 @@ SEALED_SECRETS_LEAVE = "sealedsecrets.bitnami.com/managed"
 ALSO_NEEDED = (
     ("", "pods", ("list", "watch")),
     ("", "pods/log", ("get",)),
+    ("", "events", ("list", "watch")),
+    ("apps", "daemonsets", ("list",)),
+)
+# And where there is more than what runs on every node.
+ALSO_NEEDED_BY_SERVICES = (
     ("", "pods/exec", ("create", "get")),  # a WebSocket is a GET; since 1.35 it has to be allowed as create, too
     ("", "pods/portforward", ("create", "get")),
-    ("", "events", ("list", "watch")),
     ("apps", "replicasets", ("list", "watch")),
-    ("apps", "daemonsets", ("list",)),
     ("", "persistentvolumeclaims", ("list",)),
 )
 
@@ -144,8 +147,9 @@ class ClusterChecks:
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
                 name = "" if resource.namespaced else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)
-        for namespace in {manifest.namespace for manifest in self.manifests if manifest.kind in WORKLOADS}:
-            for group, resource_name, verbs in ALSO_NEEDED:
+        workloads = {(manifest.namespace, manifest.kind) for manifest in self.manifests if manifest.kind in WORKLOADS}
+        for namespace, kind in workloads:
+            for group, resource_name, verbs in ALSO_NEEDED + (ALSO_NEEDED_BY_SERVICES if kind != "DaemonSet" else ()):
                 wanted.setdefault((group, resource_name, namespace, ""), set()).update(verbs)
         questions = [(question, verb) for question, verbs in wanted.items() for verb in verbs]
         with ThreadPoolExecutor(4) as pool:

@@ -57,7 +57,7 @@ class Parent:
         versions = {(manifest.key[0], manifest.kind): manifest.api_version for manifest in manifests}
         namespaces = self.namespaces() | {manifest.namespace for manifest in manifests if manifest.namespace}
         collections: list[tuple[Resource, str | None]] = []
-        for group, kind in self._group_kinds() | set(versions):
+        for group, kind in self.group_kinds() | set(versions):
             version = versions.get((group, kind)) or self.cluster.preferred_version(group)
             resource = self.cluster.resource(version, kind) if version else None
             if resource:
@@ -90,7 +90,8 @@ class Parent:
     def _annotation(self, name: str) -> str:
         return str(((self._body or {}).get("metadata", {}).get("annotations") or {}).get(name) or "")
 
-    def _group_kinds(self) -> set[GroupKind]:
+    def group_kinds(self) -> set[GroupKind]:
+        """Groups and kinds of members, as the parent said when it was read."""
         pairs = (item.partition(".") for item in self._annotation(GROUP_KINDS).split(",") if item)
         return {(group, kind) for kind, _dot, group in pairs}
 
@@ -135,7 +136,7 @@ class Parent:
         own = True  # nobody else has written since we read
         for _attempt in range(TRIES):
             narrow = own and record is not None
-            all_kinds = kinds if narrow else kinds | self._group_kinds()
+            all_kinds = kinds if narrow else kinds | self.group_kinds()
             all_places = (places if narrow else places | self.namespaces()) - {self.namespace}
             wanted = record if narrow else self._record | (record or {})
             text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))

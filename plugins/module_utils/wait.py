@@ -106,12 +106,17 @@ def find_workloads(cluster: Cluster, sets: Iterable[str], namespace: str) -> lis
     parents = [Parent(cluster, name, namespace) for name in sets]
     for parent in parents:
         parent.read_again()
-    places = {place for parent in parents for place in parent.namespaces()}
+    collections = {
+        (kind, place)
+        for parent in parents
+        for _group, kind in parent.group_kinds()
+        if kind in applyset.WORKLOADS
+        for place in parent.namespaces()
+    }
     selector = f"{applyset.PART_OF} in ({','.join(sorted(parent.id for parent in parents))})"
     return [
         target
-        for kind in applyset.WORKLOADS
-        for place in sorted(places)
+        for kind, place in sorted(collections)
         for target in targets_of(cluster.list(KINDS[kind], place, labelSelector=selector)["items"])
     ]
 

@@ -33,7 +33,7 @@ from test_wait import Kubelet
 Body = dict[str, Any]
 Right = tuple[str, str, str, str]  # namespace or "", API group, resource, verb
 
-NAMESPACE, MONITORING = "citadelbuy", "citadelbuy-monitoring"
+NAMESPACE, MONITORING, NODES = "citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes"
 USER = f"system:serviceaccount:{NAMESPACE}:citadelbuy-deployer"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DELETE = {"dryRun": ["All"]}
@@ -60,6 +60,11 @@ REASONS = {
     ): "asked beside get since Kubernetes 1.35, alone before WebSockets; not audited",
     (NAMESPACE, "", "pods/portforward", "create"): "the same",
     (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
+    (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
+    (NODES, "apps", "daemonsets", "watch"): "it is ready here before it is waited for",
+    (NODES, "", "events", "list"): "why a collector is not ready",
+    (NODES, "", "events", "watch"): "the same",
+    (NODES, "", "pods/log", "get"): "the same",
 } | {
     (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
     for kind in ("exec", "portforward")
@@ -69,6 +74,7 @@ REASONS = {
 GIVEN = [
     (NAMESPACE, "postgres"),
     *((namespace, name) for namespace in (NAMESPACE, MONITORING) for name in ("prometheus", "kube-state-metrics")),
+    (NODES, "prometheus"),
     *(("", f"citadelbuy-{name}.{MONITORING}") for name in ("prometheus", "kube-state-metrics")),
 ]
 # Every authenticated user has these.
@@ -86,12 +92,24 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: stays, namespace: {{ ns }}}
 {% if all %}
-{% for kind in ["ConfigMap", "Secret", "ServiceAccount"] %}
+{% for kind in ["ConfigMap", "Secret", "ServiceAccount"] if ns != "citadelbuy-nodes" or kind != "Secret" %}
 ---
 apiVersion: v1
 kind: {{ kind }}
 metadata: {name: goes, namespace: {{ ns }}}
 {% endfor %}
+{% if ns == "citadelbuy-nodes" %}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: goes, namespace: {{ ns }}}
+spec:
+  selector: {matchLabels: {app: goes}}
+  template:
+    metadata: {labels: {app: goes}}
+    spec:
+{{ pod }}
+{% else %}
 ---
 apiVersion: v1
 kind: Service
@@ -133,6 +151,7 @@ apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: goes, namespace: {{ ns }}}
 spec: {maxUnavailable: 1, selector: {matchLabels: {app: goes}}}
+{% endif %}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -171,6 +190,8 @@ class Site:
         reach = {
             "network_policies_api_server_cidrs": self.addresses,
             "network_policies_api_server_ports": [f"{self.server.port}/TCP"],
+            "platform_logs": True,
+            "platform_traces": True,
         }
         command = [
             program,
@@ -290,7 +311,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         token = ("-e", f"deployer_kubeconfig={site.login}")
         site.play("prepare", "deployer", *token, as_deployer=False)
         site.play("prepare again", "deployer", *token, as_deployer=False)
-        for namespace in (NAMESPACE, MONITORING):
+        for namespace in (NAMESPACE, MONITORING, NODES):
             kubelets.append(Kubelet(site.admin, namespace, lambda pod: status_of(site, pod)))
             kubelets[-1].start()
         quick = ("--skip-tags", "verify")
@@ -386,7 +407,7 @@ def rbac(kind: str, namespace: str, name: str) -> str:
 
 
 def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
-    for namespace in (NAMESPACE, MONITORING):
+    for namespace in (NAMESPACE, MONITORING, NODES):
         (tmp_path / namespace).mkdir()
         engine = Deployer(site.deployer, tmp_path / namespace, namespace)
         for everything in (True, False):
