@@ -16,11 +16,18 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import CHECKOUT, CLUSTER
+from jinja2 import Template
 
 PROBE = CHECKOUT / "tests/tools/network_probe.py"
 TABLE = yaml.safe_load((CHECKOUT / "roles/network_policies/vars/main.yml").read_text())
 DEFAULTS = yaml.safe_load((CHECKOUT / "roles/network_policies/defaults/main.yml").read_text())
-OURS = {"network_policies_namespace": "citadelbuy", "network_policies_monitoring_namespace": "citadelbuy-monitoring"}
+OURS = {
+    "network_policies_namespace": "citadelbuy",
+    "network_policies_monitoring_namespace": "citadelbuy-monitoring",
+    "network_policies_nodes_namespace": "citadelbuy-nodes",
+    "network_policies_logs_enabled": True,
+    "network_policies_traces_enabled": True,
+}
 STRANGERS = "strangers"
 NAME = "app.kubernetes.io/name"
 # Pods that the deployed platform does not have right now, and some that nobody has thought of.
@@ -134,7 +141,7 @@ def everybody(kubectl, tmp_path_factory):
 def found_pods(kubectl):
     """Every running pod that has an address of its own, as the table calls it."""
     parts = {
-        (OURS[part["namespace"].strip("{} ")], part["labels"][NAME]): name
+        (Template(part["namespace"]).render(OURS), part["labels"][NAME]): name
         for name, part in TABLE["__network_policies_parts"].items()
     }
     for pod in kubectl("get", "pods", "--all-namespaces", "--output", "json")["items"]:

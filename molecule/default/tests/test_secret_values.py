@@ -39,7 +39,7 @@ sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 from secret_search import Search
 
 STATE = Path("/var/lib/citadelbuy", CLUSTER)
-NAMESPACES = ("citadelbuy", "citadelbuy-monitoring")
+NAMESPACES = ("citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes")
 NOT_SECRET = ("DATABASE_USER", "ELASTICSEARCH_USERNAME")
 """Keys of Secrets that are users' names, which objects and logs may hold."""
 
