@@ -308,8 +308,14 @@ def test_what_pods_may_see_of_their_node(
             ("mount it readOnly", changed(COLLECTOR, *main, "volumeMounts", 0, "readOnly", to=False)),
             ("capabilities drop ALL", changed(COLLECTOR, *main, "securityContext", "capabilities", to={})),
             ("add none", changed(COLLECTOR, *main, "securityContext", "capabilities", "add", to=["SYS_ADMIN"])),
-            ("allowPrivilegeEscalation", changed(COLLECTOR, *main, "securityContext", "allowPrivilegeEscalation", to=True)),
-            ("readOnlyRootFilesystem", changed(COLLECTOR, *main, "securityContext", "readOnlyRootFilesystem", to=False)),
+            (
+                "allowPrivilegeEscalation",
+                changed(COLLECTOR, *main, "securityContext", "allowPrivilegeEscalation", to=True),
+            ),
+            (
+                "readOnlyRootFilesystem",
+                changed(COLLECTOR, *main, "securityContext", "readOnlyRootFilesystem", to=False),
+            ),
             ("no hostPort", changed(COLLECTOR, *main, "ports", to=[{"containerPort": 1, "hostPort": 1}])),
             ("container first", changed(COLLECTOR, "initContainers", to=[container(name="first")])),
             ("its own network", changed(COLLECTOR, "hostPID", to=True)),
