@@ -272,6 +272,9 @@ def _panel(panel: Mapping[str, Any], number: int, place: dict[str, int], source:
         "options": OPTIONS[kind],
         "links": [_link(item, "link") for item in panel.get("links") or []],
     }
+    if source == "logs" and kind == "timeseries":
+        # Bars that are wide enough to be seen, and how many lines they are in all.
+        body |= {"maxDataPoints": 100, "options": OPTIONS[kind] | {"legend": LEGEND | {"calcs": ["sum"]}}}
     if kind == "table":
         columns = panel["columns"]
         hidden = {"Time": True} | ({} if "Value" in columns else {"Value": True})
@@ -327,10 +330,11 @@ def _link(item: Mapping[str, Any], kind: str) -> Json:
     }
 
 
+LEGEND: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
 _LAST: Json = {"values": False, "calcs": ["lastNotNull"], "fields": ""}
 OPTIONS: dict[str, Json] = {
     "timeseries": {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "legend": LEGEND,
         "tooltip": {"mode": "multi", "sort": "desc"},
     },
     "stat": {

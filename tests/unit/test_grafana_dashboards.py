@@ -302,4 +302,5 @@ def test_what_the_filter_makes_for_logs() -> None:
         "instant",
     ]
     assert first["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
+    assert first["options"]["legend"]["calcs"] == ["sum"]
     assert (second["targets"][0]["maxLines"], second["options"]["sortOrder"]) == (500, "Descending")
