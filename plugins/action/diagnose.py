@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +9,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_causes import find
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_collect import Collector
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_report import Report, stamp
-from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, look_back
 
 
 class ActionModule(EngineAction):
@@ -28,9 +24,7 @@ class ActionModule(EngineAction):
 
     def act(self, args: dict[str, Any]) -> dict[str, Any]:
         """Returns causes, the files that were written, and for people the causes as msg."""
-        since = re.fullmatch(r"(\d{1,6})([smhd])", args["since"])
-        if not since:
-            raise EngineError(f"since is {args['since']!r}: write a number and s, m, h or d, as in 90s, 30m, 1h or 2d.")
+        back = look_back(args["since"])
         folder = Path(args["report_dir"]).absolute()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,7 +32,6 @@ class ActionModule(EngineAction):
             raise EngineError(f"the folder {folder} for the report cannot be made: {error.strerror}.") from None
         cluster = self.connect()
         namespaces = list(dict.fromkeys(args["namespaces"] or [self.settings.namespace]))
-        back = timedelta(**{UNITS[since[2]]: int(since[1])})
         snapshot = Collector(cluster, namespaces, back, args["timeout"]).collect()
         causes = find(snapshot)
         report = Report(snapshot, causes)

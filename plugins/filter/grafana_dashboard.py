@@ -21,9 +21,9 @@ options:
   _input:
     description:
       - A dashboard, with the keys C(title), C(uid), C(description), C(variables), C(rows), and C(from) and C(refresh)
-        where the last hour and 30 seconds do not fit.
-      - A variable has C(name) and C(label), and either C(query) (label_values(...), all of them at first) or C(values)
-        (the first at first).
+        where the last hour and 30 seconds do not fit. With C(datasource) C(logs) its queries are LogsQL, not PromQL.
+      - A variable has C(name) and C(label), and either C(query) (label_values(...), all of them at first), C(values)
+        (the first at first) or C(text), which is typed.
       - A row has C(title) and C(panels). A panel has C(title), C(type), C(unit), C(description), and either C(query)
         with C(legend), or C(queries), a list of both.
       - C(thresholds) of a panel are colours by the value from which on they hold, C(base) below them all; C(names) are
@@ -62,11 +62,11 @@ _value:
 SCHEMA_VERSION = 41  # Grafana 11.6
 COLUMNS = 24
 TAG = "citadelbuy"
-SIZES = {"timeseries": (8, 8), "stat": (4, 4), "gauge": (4, 6), "bargauge": (8, 8), "table": (12, 8)}
+SIZES = {"timeseries": (8, 8), "stat": (4, 4), "gauge": (4, 6), "bargauge": (8, 8), "table": (12, 8), "logs": (24, 18)}
 """Width and height of a panel, in units of the grid, by its type."""
 
-DASHBOARD = {"title", "uid", "description", "variables", "rows", "from", "refresh"}
-VARIABLE = {"name", "label", "query", "values"}
+DASHBOARD = {"title", "uid", "description", "datasource", "variables", "rows", "from", "refresh"}
+VARIABLE = {"name", "label", "query", "values", "text"}
 ROW = {"title", "panels"}
 QUERY = {"query", "legend"}
 LINK = {"title", "url"}
@@ -79,7 +79,14 @@ REQUIRED |= {"row": ("title", "panels"), "panel": ("title", "type", "unit", "des
 REQUIRED |= {"query": ("query",)}
 BUILT_IN = re.compile(r"\$(__\w+|\{__\w+\})")
 REFERENCE = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))")
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+DATASOURCES = {
+    "prometheus": {"type": "prometheus", "name": "Prometheus", "uid": "prometheus"},
+    "logs": {"type": "victoriametrics-logs-datasource", "name": "VictoriaLogs", "uid": "victoria-logs"},
+}
+LOGS_PANELS = {"timeseries", "logs"}
+"""Types of panel that show answers of VictoriaLogs."""
+LINES = 500
+"""Lines that a panel of logs shows, the newest ones."""
 
 Json = dict[str, Any]
 
@@ -94,9 +101,12 @@ def grafana_dashboard(dashboard: Mapping[str, Any]) -> Json:
     _check(dashboard, DASHBOARD, "dashboard", where)
     if not re.fullmatch(r"[a-z0-9-]{1,40}", str(dashboard["uid"])):
         _refuse(where, "uid must be 1 to 40 small letters, digits and dashes: links hold it.")
-    variables = [_variable(item, where) for item in dashboard.get("variables") or []]
+    source = dashboard.get("datasource", "prometheus")
+    if source not in DATASOURCES:
+        _refuse(where, f"unknown datasource {source}: take one of {', '.join(DATASOURCES)}.")
+    variables = [_variable(item, where, source) for item in dashboard.get("variables") or []]
     for place, panel in panels(dashboard):
-        _check_panel(panel, place, {item["name"] for item in variables})
+        _check_panel(panel, place, {item["name"] for item in variables}, source)
     return {
         "uid": dashboard["uid"],
         "title": dashboard["title"],
@@ -111,8 +121,8 @@ def grafana_dashboard(dashboard: Mapping[str, Any]) -> Json:
         "time": {"from": dashboard.get("from", "now-1h"), "to": "now"},
         "refresh": dashboard.get("refresh", "30s"),
         "annotations": {"list": []},
-        "templating": {"list": [_datasource_variable(), *variables]},
-        "panels": _lay_out(dashboard["rows"]),
+        "templating": {"list": [_datasource_variable(source), *variables]},
+        "panels": _lay_out(dashboard["rows"], source),
     }
 
 
@@ -150,10 +160,11 @@ def _check(value: Any, known: set[str], kind: str, where: str) -> None:
         _refuse(where, f"a {kind} needs {', '.join(missing)}.")
 
 
-def _check_panel(panel: Any, where: str, variables: set[str]) -> None:
+def _check_panel(panel: Any, where: str, variables: set[str], source: str) -> None:
     _check(panel, PANEL, "panel", where)
-    if panel["type"] not in SIZES:
-        _refuse(where, f"unknown type {panel['type']}: take one of {', '.join(SIZES)}.")
+    known = [kind for kind in SIZES if (kind in LOGS_PANELS if source == "logs" else kind != "logs")]
+    if panel["type"] not in known:
+        _refuse(where, f"unknown type {panel['type']}: take one of {', '.join(known)}.")
     if ("query" in panel) == ("queries" in panel):
         _refuse(where, "a panel needs either query or queries.")
     if (panel["type"] == "table") != ("columns" in panel):
@@ -176,23 +187,31 @@ def _check_panel(panel: Any, where: str, variables: set[str]) -> None:
             _refuse(where, f"threshold {value} must be a number, or base for the colour below them all.")
 
 
-def _datasource_variable() -> Json:
-    current = {"selected": True, "text": "Prometheus", "value": "prometheus"}
-    return {"type": "datasource", "name": "datasource", "label": "Data", "query": "prometheus", "current": current}
+def _datasource(source: str) -> Json:
+    return {"type": DATASOURCES[source]["type"], "uid": "${datasource}"}
 
 
-def _variable(item: Any, where: str) -> Json:
+def _datasource_variable(source: str) -> Json:
+    known = DATASOURCES[source]
+    current = {"selected": True, "text": known["name"], "value": known["uid"]}
+    return {"type": "datasource", "name": "datasource", "label": "Data", "query": known["type"], "current": current}
+
+
+def _variable(item: Any, where: str, source: str) -> Json:
     _check(item, VARIABLE, "variable", f"{where}, variables")
-    if ("query" in item) == ("values" in item):
-        _refuse(f"{where}, variable {item['name']}", "a variable needs either query or values.")
+    if sum(key in item for key in ("query", "values", "text")) != 1:
+        _refuse(f"{where}, variable {item['name']}", "a variable needs one of query, values and text.")
     common = {"name": item["name"], "label": item["label"]}
     if "values" in item:
         values = [str(value) for value in item["values"]]
         options = [{"selected": value == values[0], "text": value, "value": value} for value in values]
         return common | {"type": "custom", "query": ",".join(values), "options": options, "current": options[0]}
+    if "text" in item:
+        current = {"selected": True, "text": item["text"], "value": item["text"]}
+        return common | {"type": "textbox", "query": item["text"], "options": [current], "current": current}
     return common | {
         "type": "query",
-        "datasource": DATASOURCE,
+        "datasource": _datasource(source),
         "query": {"query": item["query"], "refId": "StandardVariableQuery"},
         "refresh": 2,
         "sort": 1,
@@ -203,7 +222,7 @@ def _variable(item: Any, where: str) -> Json:
     }
 
 
-def _lay_out(rows: list[Mapping[str, Any]]) -> list[Json]:
+def _lay_out(rows: list[Mapping[str, Any]], source: str) -> list[Json]:
     """Panels from left to right, in lines as high as their highest one, each row below its heading."""
     found: list[Json] = []
     top = 0
@@ -218,36 +237,44 @@ def _lay_out(rows: list[Mapping[str, Any]]) -> list[Json]:
             )
             if left + width > COLUMNS:
                 top, left, highest = top + highest, 0, 0
-            found.append(_panel(panel, len(found) + 1, {"x": left, "y": top, "w": width, "h": height}))
+            found.append(_panel(panel, len(found) + 1, {"x": left, "y": top, "w": width, "h": height}, source))
             left, highest = left + width, max(highest, height)
         top += highest
     return found
 
 
-def _panel(panel: Mapping[str, Any], number: int, place: dict[str, int]) -> Json:
+def _target(item: Mapping[str, Any], letter: str, kind: str, source: str) -> Json:
+    target = {"refId": letter, "expr": item["query"].strip(), "datasource": _datasource(source), "editorMode": "code"}
+    if source == "logs":
+        if kind == "logs":
+            return target | {"queryType": "instant", "maxLines": LINES}
+        return target | {"queryType": "statsRange", "legendFormat": item.get("legend", "")}
+    target |= {"legendFormat": item.get("legend", "__auto"), "instant": kind != "timeseries"}
+    return target | {"range": kind == "timeseries", "format": "table" if kind == "table" else "time_series"}
+
+
+def _panel(panel: Mapping[str, Any], number: int, place: dict[str, int], source: str) -> Json:
     kind = panel["type"]
     description = panel["description"]
     if panel.get("empty"):
         description = f"{description}\n\nMay be empty: {panel['empty']}"
-    targets = []
-    for letter, item in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", queries(panel), strict=False):
-        target = {"refId": letter, "expr": item["query"].strip(), "datasource": DATASOURCE, "editorMode": "code"}
-        target |= {"legendFormat": item.get("legend", "__auto"), "instant": kind != "timeseries"}
-        targets.append(
-            target | {"range": kind == "timeseries", "format": "table" if kind == "table" else "time_series"}
-        )
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    targets = [_target(item, letter, kind, source) for letter, item in zip(letters, queries(panel), strict=False)]
     body = {
         "type": kind,
         "id": number,
         "title": panel["title"],
         "description": description,
         "gridPos": place,
-        "datasource": DATASOURCE,
+        "datasource": _datasource(source),
         "targets": targets,
-        "fieldConfig": {"defaults": _field_defaults(panel), "overrides": []},
+        "fieldConfig": {"defaults": _field_defaults(panel, source), "overrides": []},
         "options": OPTIONS[kind],
         "links": [_link(item, "link") for item in panel.get("links") or []],
     }
+    if source == "logs" and kind == "timeseries":
+        # Bars that are wide enough to be seen, and how many lines they are in all.
+        body |= {"maxDataPoints": 100, "options": OPTIONS[kind] | {"legend": LEGEND | {"calcs": ["sum"]}}}
     if kind == "table":
         columns = panel["columns"]
         hidden = {"Time": True} | ({} if "Value" in columns else {"Value": True})
@@ -257,7 +284,7 @@ def _panel(panel: Mapping[str, Any], number: int, place: dict[str, int]) -> Json
     return body
 
 
-def _field_defaults(panel: Mapping[str, Any]) -> Json:
+def _field_defaults(panel: Mapping[str, Any], source: str) -> Json:
     kind = panel["type"]
     thresholds = dict(panel.get("thresholds") or {})
     steps: list[Json] = [{"value": None, "color": thresholds.pop("base", "green")}]
@@ -272,9 +299,10 @@ def _field_defaults(panel: Mapping[str, Any]) -> Json:
         found["mappings"] = [{"type": "value", "options": texts}]
     if kind == "timeseries":
         found["custom"] = {
-            "drawStyle": "line",
+            # Counts of lines are of a step each; where there was none, there is no value.
+            "drawStyle": "bars" if source == "logs" else "line",
             "lineWidth": 1,
-            "fillOpacity": 30 if panel.get("stack") else 5,
+            "fillOpacity": 70 if source == "logs" else 30 if panel.get("stack") else 5,
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"group": "A", "mode": "normal" if panel.get("stack") else "none"},
@@ -302,10 +330,11 @@ def _link(item: Mapping[str, Any], kind: str) -> Json:
     }
 
 
+LEGEND: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
 _LAST: Json = {"values": False, "calcs": ["lastNotNull"], "fields": ""}
 OPTIONS: dict[str, Json] = {
     "timeseries": {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "legend": LEGEND,
         "tooltip": {"mode": "multi", "sort": "desc"},
     },
     "stat": {
@@ -346,6 +375,16 @@ OPTIONS: dict[str, Json] = {
         "cellHeight": "sm",
         "frameIndex": 0,
         "footer": {"show": False, "reducer": [], "countRows": False},
+    },
+    "logs": {
+        "showTime": True,
+        "showLabels": False,
+        "showCommonLabels": False,
+        "wrapLogMessage": True,
+        "prettifyLogMessage": False,
+        "enableLogDetails": True,
+        "dedupStrategy": "none",
+        "sortOrder": "Descending",
     },
 }
 """How each type of panel looks."""

@@ -22,6 +22,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_logs import (
+    ERRORS,
+    LOGS,
+    ask_logs,
+    ready_pod,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_mask import Mask, mask_literals
 from ansible_collections.citadelbuy.platform.plugins.module_utils.pod_failure import container_statuses
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
@@ -343,6 +349,9 @@ class Collector:
             jobs["alerts"] = lambda: self._alerts(prometheus[0])
         else:
             self._tell("alerts", "no pod prometheus is ready, so there are no alerts to show")
+        logs = ready_pod(pods, LOGS)
+        if logs:
+            jobs["error lines"] = lambda: self._counted_errors(logs)
         return jobs
 
     @staticmethod
@@ -523,6 +532,12 @@ class Collector:
         if reply.status != 200 or not isinstance(answer, dict):
             raise EngineError(f"GET /api/v1/alerts answered {reply.status}: {reply.text[:200]}")
         return answer["data"]["alerts"]
+
+    def _counted_errors(self, pod: Body) -> list[Body]:
+        """How many lines of errors each container has written in the time looked back, the most first."""
+        seconds = max(1, int(self.snapshot.since.total_seconds()))
+        query = f"_time:{seconds}s {ERRORS} | stats by (namespace, pod, container) count() lines | sort by (lines desc)"
+        return ask_logs(self.cluster, pod, query, self.limit)
 
     # What may be shown.
 

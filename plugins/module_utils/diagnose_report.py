@@ -334,6 +334,17 @@ class Report:
             for entry in entries
         ]
         yield Section(f"Errors of API and web ({since})", ("pod", "times", "the last one"), errors, detail=True)
+        if "error lines" in parts:
+            rows = [
+                tuple(row.get(name) for name in ("namespace", "pod", "container", "lines"))
+                for row in parts["error lines"]
+            ]
+            yield Section(
+                f"Lines of errors in the logs that are kept ({since})",
+                ("namespace", "pod", "container", "lines"),
+                rows,
+                detail=True,
+            )
         for part, lines in parts.items():
             if part.startswith("log "):
                 yield Section(f"Log of {part[4:]}", lines=lines, detail=True, empty="it wrote nothing")

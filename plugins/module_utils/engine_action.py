@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def look_back(since: str) -> timedelta:
+    """A span such as 90s, 30m, 1h or 2d.
+
+    :raises EngineError: it is none.
+    """
+    found = re.fullmatch(r"(\d{1,6})([smhd])", since)
+    if not found:
+        raise EngineError(f"since is {since!r}: write a number and s, m, h or d, as in 90s, 30m, 1h or 2d.")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 class EngineAction(ActionBase):

@@ -333,7 +333,47 @@ def test_grafana_is_closed(inventory: Sets) -> None:
         "ANALYTICS_CHECK_FOR_UPDATES",
     )
     assert {environment[f"GF_{name}"] for name in off} == {"false"}
-    assert environment["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+    if environment["GF_PLUGINS_PREINSTALL_DISABLED"] == "false":
+        # That one, of that version, and none of those that Grafana would add.
+        assert environment["GF_PLUGINS_PREINSTALL"] == "victoriametrics-logs-datasource@0.31.0"
+        assert environment["GF_PLUGINS_PREINSTALL_ASYNC"] == "true"
+        assert "grafana-lokiexplore-app" in environment["GF_PLUGINS_DISABLE_PLUGINS"]
+
+
+@pytest.mark.parametrize("plugin", ["victoriametrics-logs-datasource", "a@latest", "a 1.0.0", "a@1.0.0,b"])
+def test_a_plugin_of_grafana_has_a_version(plugin: str) -> None:
+    with pytest.raises(EngineError, match=f"grafana_plugins holds {plugin}: write each as name@version"):
+        list(rendering.render_inventory("local", ["grafana"], grafana_plugins=["b-panel@1.0.0", plugin]))
+
+
+@pytest.mark.parametrize("logs", [False, True])
+@pytest.mark.parametrize("traces", [False, True])
+def test_grafana_has_logs_and_traces_where_they_are_kept(logs: bool, traces: bool) -> None:
+    # As -e gives them.
+    switches = {"platform_logs": str(logs).lower(), "platform_traces": str(traces).lower()}
+    (rendered,) = rendering.render_inventory("local", ["grafana"], **switches)
+    configs = {item.name: item.body["data"] for item in rendered.manifests if item.kind == "ConfigMap"}
+    sources = {
+        item["uid"]: item for item in yaml.safe_load(configs["grafana-datasources"]["prometheus.yaml"])["datasources"]
+    }
+    assert set(sources) == {"prometheus"} | ({"victoria-logs"} if logs else set()) | ({"jaeger"} if traces else set())
+    assert ("grafana-dashboard-logs" in configs) is logs
+    (workload,) = [item for item in rendered.manifests if item.kind == "StatefulSet"]
+    mounted = {
+        source["configMap"]["name"]
+        for volume in pod_template(workload.body)["spec"]["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+    }
+    assert mounted == {name for name in configs if name.startswith("grafana-dashboard-")} - {
+        "grafana-dashboard-provider"
+    }
+    # From a line to its trace and back, where both are there; two $ are one to Grafana.
+    lines = sources.get("victoria-logs", {}).get("jsonData", {}).get("derivedFields", [])
+    assert [(line["matcherRegex"], line["url"], line["datasourceUid"]) for line in lines] == (
+        [("traceId", "$${__value.raw}", "jaeger")] if logs and traces else []
+    )
+    back = sources.get("jaeger", {}).get("jsonData", {}).get("tracesToLogsV2", {})
+    assert back.get("query") == ('traceId:="$${__span.traceId}"' if logs and traces else None)
 
 
 def test_redis_and_heap_settings_of_production(prod: Sets) -> None:

@@ -17,7 +17,7 @@ import dashboards
 import programs
 import rendering
 
-QUERIES = [query for form in dashboards.short_forms().values() for query in dashboards.queries(form)]
+QUERIES = [query for form in dashboards.short_forms("prometheus").values() for query in dashboards.queries(form)]
 # Level, metric and operation, by colons: label matchers and strings are gone before this looks.
 RECORDED = re.compile(r"\b[a-zA-Z_]\w*(?::\w+)+")
 

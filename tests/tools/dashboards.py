@@ -35,9 +35,13 @@ class Query:
         return f"{self.dashboard} / {self.panel}: {self.text}"
 
 
-def short_forms() -> dict[str, dict[str, Any]]:
-    """All dashboards as they are written, by file name without its ending."""
-    return {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.yml"))}
+def short_forms(datasource: str = "") -> dict[str, dict[str, Any]]:
+    """Dashboards as they are written, by file name without its ending.
+
+    :param datasource: only those of it, prometheus or logs.
+    """
+    forms = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.yml"))}
+    return {name: form for name, form in forms.items() if datasource in ("", form.get("datasource", "prometheus"))}
 
 
 def models() -> dict[str, dict[str, Any]]:

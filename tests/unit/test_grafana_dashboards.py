@@ -24,10 +24,12 @@ from grafana_foundation_sdk.models import units
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import dashboards
+from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_logs import ERRORS
 
 register_default_plugins()
 
 FORMS, MODELS = dashboards.short_forms(), dashboards.models()
+PANELS = {name: list(dashboards.grafana_dashboard.panels(form)) for name, form in FORMS.items()}
 UNITS = {value for name, value in vars(units).items() if isinstance(value, str) and not name.startswith("_")}
 
 # What the reference document lists under "Key Metrics to Monitor": dashboard, row (all where empty), panel.
@@ -195,13 +197,18 @@ def test_a_config_map_has_room_for_it(name: str) -> None:
     assert len(json.dumps(MODELS[name])) < 500_000  # of 1 MiB
 
 
-@each_dashboard
+@pytest.mark.parametrize("name", dashboards.short_forms("prometheus"))
 def test_rates_are_those_of_the_rules(name: str) -> None:
     """Over five minutes or longer: shorter ones would show two scrapes or none."""
     for query in dashboards.queries(FORMS[name]):
         for window in re.findall(r"\[(\w+)", query.text):
             assert re.fullmatch(r"5m|1h|30d", window), str(query)
         assert "$" not in query.text, str(query)
+
+
+def test_lines_of_errors_are_what_diagnose_counts() -> None:
+    (panel,) = [panel for _place, panel in PANELS["logs"] if panel["title"] == "Lines of errors by container"]
+    assert panel["query"].partition(" | ")[0] == ERRORS
 
 
 PANEL = {"title": "Rate", "type": "timeseries", "unit": "reqps", "description": "Requests.", "query": "up"}
@@ -217,7 +224,13 @@ def form(panel: dict[str, Any] | None = None, row: dict[str, Any] | None = None,
     ("dashboard", "message"),
     [
         ([], "dashboard: a dashboard must be a mapping, not list."),
-        (form(refersh="1m"), "dashboard queue: unknown key refersh: a dashboard has description, from, refresh"),
+        (form(refersh="1m"), "dashboard queue: unknown key refersh: a dashboard has datasource, description, from"),
+        (form(datasource="loki"), "dashboard queue: unknown datasource loki: take one of prometheus, logs."),
+        (form({"type": "stat"}, datasource="logs"), "panel Rate: unknown type stat: take one of timeseries, logs."),
+        (
+            form({"type": "logs"}),
+            "panel Rate: unknown type logs: take one of timeseries, stat, gauge, bargauge, table.",
+        ),
         (form(title=""), "dashboard queue: a dashboard needs title."),
         (form(uid="My Queue"), "uid must be 1 to 40 small letters, digits and dashes"),
         (form(row={"panel": []}), "dashboard queue, row Requests: unknown key panel: a row has panels, title."),
@@ -233,7 +246,11 @@ def form(panel: dict[str, Any] | None = None, row: dict[str, Any] | None = None,
         (form({"thresholds": {"high": "red"}}), "panel Rate: threshold high must be a number"),
         (form({"links": [{"title": "Runbook"}]}), "panel Rate: a link needs url."),
         (form(variables=[{"name": "job"}]), "dashboard queue, variables: a variable needs label."),
-        (form(variables=[{"name": "job", "label": "Job"}]), "variable job: a variable needs either query or values."),
+        (form(variables=[{"name": "job", "label": "Job"}]), "variable job: a variable needs one of query, values"),
+        (
+            form(variables=[{"name": "a", "label": "A", "values": [1], "text": ""}]),
+            "needs one of query, values and text.",
+        ),
     ],
 )
 def test_the_filter_refuses_and_says_where(dashboard: Any, message: str) -> None:
@@ -265,3 +282,25 @@ def test_what_the_filter_makes() -> None:
     assert (first["targets"][0]["legendFormat"], first["targets"][0]["range"]) == ("{{pod}}", True)
     assert (third["targets"][0]["instant"], third["targets"][0]["range"]) == (True, False)
     assert [item["name"] for item in made["templating"]["list"]] == ["datasource", "job"]
+
+
+def test_what_the_filter_makes_for_logs() -> None:
+    lines = PANEL | {"title": "Lines", "type": "logs", "query": "*:i(${word:doublequote}*)"}
+    counts = PANEL | {"query": "* | stats by (level) count() lines", "legend": "{{level}}"}
+    word = {"name": "word", "label": "Word", "text": ""}
+    made = dashboards.grafana_dashboard.grafana_dashboard(
+        form(row={"panels": [counts, lines]}, variables=[word], datasource="logs")
+    )
+    assert schema_problems(made) == []
+    source, typed = made["templating"]["list"]
+    assert (source["query"], source["current"]["value"]) == ("victoriametrics-logs-datasource", "victoria-logs")
+    assert (typed["type"], typed["current"]["value"]) == ("textbox", "")
+    _heading, first, second = made["panels"]
+    assert first["datasource"] == {"type": "victoriametrics-logs-datasource", "uid": "${datasource}"}
+    assert [target["queryType"] for panel in (first, second) for target in panel["targets"]] == [
+        "statsRange",
+        "instant",
+    ]
+    assert first["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
+    assert first["options"]["legend"]["calcs"] == ["sum"]
+    assert (second["targets"][0]["maxLines"], second["options"]["sortOrder"]) == (500, "Descending")

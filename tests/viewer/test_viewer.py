@@ -136,7 +136,66 @@ def test_what_goes_wrong_is_said_and_the_rest_works(viewer: Server) -> None:
         expect(page.get_by_role("link", name="Every type of panel")).to_be_visible()
 
 
-@pytest.mark.parametrize("uid", ["panels", "troubles"])
+REQUEST, TRACE = "req-7f3a.1", "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_from_a_request_to_its_lines_to_its_trace_and_back(viewer: Server, stand_in: tuple[str, list[str]]) -> None:
+    asked = stand_in[1]
+    with browser.browser() as page:
+        browser.sign_in(page, viewer.url, viewer.user, viewer.password)
+        panels = browser.open_dashboard(page, viewer.url, "logs")
+        assert {panel.title: panel.state for panel in panels} == {
+            "Lines of errors by container": "data",
+            "Lines by level": "data",
+            "Lines with the text above": "data",
+        }
+        assert '*:i(""*)' in asked
+        assert "n/api" in panels[0].text
+        assert re.search(r"\b7\b", panels[0].text), "the legend has the sum of 3 and 4"
+        asked.clear()
+        page.get_by_label("Request id, trace id or text").fill(REQUEST)
+        page.get_by_label("Request id, trace id or text").press("Enter")
+        page.wait_for_url("**var-search=req-7f3a.1**")
+        page.wait_for_selector("body[data-loaded=true]")
+        assert f'*:i("{REQUEST}"*)' in asked
+        lines = page.locator(".line")
+        assert [lines.nth(index).get_attribute("data-level") for index in range(3)] == ["info", "info", "error"]
+        # What is written in a log is text, whatever it looks like.
+        expect(lines.nth(2)).to_contain_text('error=invalid byte sequence <b>"x"</b>')
+        lines.nth(2).locator("summary").click()
+        expect(lines.nth(2).locator("tr", has_text="requestId")).to_contain_text(REQUEST)
+        lines.nth(2).get_by_role("link", name="Trace").click()
+        page.wait_for_url(f"**/trace/jaeger/{TRACE}")
+        page.wait_for_selector("body[data-loaded=true]")
+        expect(page.locator(".span")).to_have_count(5)
+        expect(page.locator(".span.failed")).to_have_count(2)
+        expect(page.locator(".span").nth(3)).to_contain_text("citadelbuy-api INSERT")
+        boxes = [page.locator(".span .fill").nth(index).bounding_box() for index in (0, 4)]
+        assert boxes[0]
+        assert boxes[1]
+        assert boxes[1]["width"] < boxes[0]["width"] / 10, "2 ms of 41"
+        assert boxes[1]["x"] > boxes[0]["x"] + boxes[0]["width"] / 2, "after 30 ms of 41"
+        page.locator(".span.failed summary").first.click()
+        expect(page.locator(".span.failed").first).to_contain_text("internal error")
+        page.screenshot(path=PICTURES / "viewer-trace.png", full_page=True)
+        asked.clear()
+        page.get_by_role("link", name="Lines of its logs").click()
+        page.wait_for_selector(".line")
+        assert f'*:i("{TRACE}"*)' in asked
+
+
+def test_what_goes_wrong_with_logs_and_traces_is_said(viewer: Server) -> None:
+    with browser.browser() as page:
+        browser.sign_in(page, viewer.url, viewer.user, viewer.password)
+        for text, state, said in (("broken", "error", "cannot parse `query`"), ("nothing", "empty", "No data")):
+            panels = browser.open_dashboard(page, viewer.url, "logs", f"var-search={text}")
+            assert [(panel.state, panel.text) for panel in panels if panel.kind == "logs"] == [(state, said)]
+        page.goto(f"{viewer.url}/trace/jaeger/{'0' * 32}")
+        expect(page.get_by_role("alert")).to_contain_text("There is no such trace")
+        assert page.goto(f"{viewer.url}/trace/prometheus/{TRACE}").status == 403
+
+
+@pytest.mark.parametrize("uid", ["panels", "troubles", "logs"])
 def test_a_picture_is_taken(viewer: Server, uid: str) -> None:
     file = PICTURES / f"viewer-{uid}.png"
     file.unlink(missing_ok=True)

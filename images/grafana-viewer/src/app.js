@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import prom from 'prom-client';
-import { dashboardPage, listPage, loginPage, problemPage } from './pages.js';
+import { dashboardPage, listPage, loginPage, problemPage, tracePage } from './pages.js';
 import { createCatalogue, slug } from './provisioning.js';
 import { HttpError, createService, readBody, readJson } from './service.js';
 import { createSessions } from './sessions.js';
@@ -10,10 +10,17 @@ import { createSessions } from './sessions.js';
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 const TYPES = { css: 'text/css; charset=utf-8', js: 'text/javascript; charset=utf-8', svg: 'image/svg+xml' };
-const PROMETHEUS = '/api/datasources/proxy/uid/:uid/api/v1';
+const PROXY = '/api/datasources/proxy/uid/:uid';
+// What is asked of a datasource, by its type. Nothing else of it is reached through here.
+const ASKED = {
+  prometheus: ['query', 'query_range', 'series', 'labels', 'label/:label/values'].map((name) => `/api/v1/${name}`),
+  'victoriametrics-logs-datasource': ['query', 'stats_query_range'].map((name) => `/select/logsql/${name}`),
+  jaeger: ['/api/traces/:trace'],
+};
+const PARTS = { label: /^[a-zA-Z_]\w*$/, trace: /^[0-9a-f]{32}$/ };
 
 function readAssets() {
-  const own = ['dashboard.js', 'draw.js', 'logo.svg', 'panels.js', 'query.js', 'style.css', 'units.js', 'values.js', 'variables.js'];
+  const own = ['dashboard.js', 'draw.js', 'logo.svg', 'panels.js', 'query.js', 'spans.js', 'style.css', 'trace.js', 'units.js', 'values.js', 'variables.js'];
   const files = [...own.map((name) => [name, `public/${name}`]), ...['uPlot.esm.js', 'uPlot.min.css'].map((name) => [name, `../node_modules/uplot/dist/${name}`])];
   return new Map(files.map(([name, file]) => [name, readFileSync(new URL(file, import.meta.url))]));
 }
@@ -90,13 +97,22 @@ export function createApp(settings, log) {
     throw new HttpError(404, message, { fields: { message } });
   }
 
-  async function ask(context) {
+  function sourceOf(uid, type) {
+    const source = catalogue().datasources.get(uid);
+    if (!source) throw new HttpError(404, `there is no datasource with the uid ${uid}`);
+    if (source.type !== type) throw new HttpError(403, `datasource ${source.name} is of type ${source.type}, not ${type}`);
+    return source;
+  }
+
+  function part(name, value) {
+    if (!PARTS[name].test(value)) throw new HttpError(400, `${value} is no ${name}`);
+    return value;
+  }
+
+  async function ask(context, type) {
     const { req, res, params, url } = context;
-    const source = catalogue().datasources.get(params.uid);
-    if (!source) throw new HttpError(404, `there is no datasource with the uid ${params.uid}`);
-    if (source.type !== 'prometheus') throw new HttpError(403, `datasource ${source.name} is of type ${source.type}; only prometheus is asked`);
-    if (params.label && !/^[a-zA-Z_]\w*$/.test(params.label)) throw new HttpError(400, `${params.label} is no name of a label`);
-    const target = `${source.url}/api/v1/${params.label ? `label/${params.label}/values` : context.route.split('/').pop()}${url.search}`;
+    const source = sourceOf(params.uid, type);
+    const target = source.url + context.route.slice(PROXY.length).replace(/:(\w+)/, (_, name) => part(name, params[name])) + url.search;
     const ending = new AbortController();
     let late = false;
     const timer = setTimeout(() => {
@@ -122,7 +138,6 @@ export function createApp(settings, log) {
     await pipeline(Readable.fromWeb(answer.body), res).catch(() => res.destroy());
   }
 
-  const names = ['query', 'query_range', 'series', 'labels'];
   const service = createService({
     settings, log, registry, before,
     routes: [
@@ -162,9 +177,16 @@ export function createApp(settings, log) {
         method: 'GET', path: '/api/datasources',
         handler: ({ send }) => send(200, [...catalogue().datasources.values()].map((source, index) => ({ id: index + 1, access: 'proxy', readOnly: true, ...source }))),
       },
-      // Nothing else of a datasource is reached through here.
-      ...names.flatMap((name) => ['GET', 'POST'].map((method) => ({ method, path: `${PROMETHEUS}/${name}`, quiet: true, handler: ask }))),
-      { method: 'GET', path: `${PROMETHEUS}/label/:label/values`, quiet: true, handler: ask },
+      {
+        method: 'GET', path: '/trace/:uid/:trace',
+        handler: (context) => {
+          const { uid, trace } = context.params;
+          show(context, 200, tracePage(sourceOf(uid, 'jaeger'), part('trace', trace), catalogue().dashboards));
+        },
+      },
+      ...Object.entries(ASKED).flatMap(([type, paths]) => paths.flatMap((path) => (path.includes(':') ? ['GET'] : ['GET', 'POST']).map((method) => ({
+        method, path: PROXY + path, quiet: true, handler: (context) => ask(context, type),
+      })))),
     ],
     errorPage: (error, context) => {
       if (context.path.startsWith('/api/') || context.path === '/metrics' || context.path === '/login') return false;

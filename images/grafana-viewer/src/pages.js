@@ -62,5 +62,21 @@ export const dashboardPage = ({ model, folder }) => page(model.title, `${bar(`<s
   head: '<link rel="stylesheet" href="/public/uPlot.min.css">\n', attributes: ` data-uid="${escape(model.uid)}"`,
 });
 
+/** Where the lines with a text are: the first dashboard of logs, up to the text; empty without one. */
+function linesOf(dashboards) {
+  for (const { model } of dashboards.values()) {
+    const typed = model.templating?.list?.find(({ type }) => type === 'textbox');
+    if (typed && model.panels.some(({ type }) => type === 'logs')) return `/d/${encodeURIComponent(model.uid)}/${slug(model.title)}?var-${encodeURIComponent(typed.name)}=`;
+  }
+  return '';
+}
+
+export const tracePage = ({ uid, name, jsonData }, trace, dashboards) => page(`Trace ${trace}`, `${bar(`<span class="crumb">${escape(name)}</span><span class="crumb title">Trace ${escape(trace)}</span>`)}
+<p id="message" class="problem" role="alert" hidden></p>
+<main id="trace"></main>
+<script type="module" src="/public/trace.js"></script>`, {
+  attributes: ` data-uid="${escape(uid)}" data-trace="${escape(trace)}" data-lines="${escape(jsonData.tracesToLogsV2 ? linesOf(dashboards) : '')}"`,
+});
+
 export const problemPage = (status, message, requestId) => page(`${status}`, `${bar('')}
 <main class="list"><h1>${status}</h1><p>${escape(message)}</p><p class="quiet">Request ${escape(requestId)}</p></main>`);

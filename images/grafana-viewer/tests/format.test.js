@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { builtins, instant, seconds, stepFor } from '../src/public/query.js';
+import { rowsOf } from '../src/public/spans.js';
 import { format } from '../src/public/units.js';
 import { align, fieldOptions, mapped, markdown, mergeTable, reduce, seriesName, thresholdColour, thresholdLines, transform } from '../src/public/values.js';
 import { interpolate, labelValues, resolve } from '../src/public/variables.js';
@@ -106,4 +107,24 @@ test('markdown is plain blocks, and a link goes nowhere dangerous', () => {
   assert.deepEqual([heading.kind, heading.spans[0].text], ['h', 'Title']);
   assert.deepEqual(text.spans.filter(({ kind }) => kind !== 'text').map(({ kind, text: shown }) => `${kind} ${shown}`), ['b bold', 'code code', 'a a']);
   assert.deepEqual(items.items.map(([{ text: shown }]) => shown), ['one', 'two']);
+});
+
+test('a typed text is put into LogsQL in quotes', () => {
+  const typed = (value) => interpolate('*:i(${search:doublequote}*)', new Map([variable('search', [value], { multi: false, includeAll: false })]));
+  assert.equal(typed('req-1'), '*:i("req-1"*)');
+  assert.equal(typed(''), '*:i(""*)');
+  assert.equal(typed('a" or *'), '*:i("a\\" or *"*)');
+});
+
+const span = (spanID, parent, startTime, more = {}) => ({ spanID, operationName: `do ${spanID}`, processID: 'p1', startTime, duration: 2000, references: parent ? [{ refType: 'CHILD_OF', spanID: parent }] : [], ...more });
+
+test('spans of a trace: children behind their parent, by time, and none is lost', () => {
+  const failed = { tags: [{ key: 'error', value: true }, { key: 'otel.status_description', value: 'away' }] };
+  const rows = rowsOf({
+    processes: { p1: { serviceName: 'api' } },
+    spans: [span('late', 'root', 9000), span('child', 'root', 3000, failed), span('root', '', 1000), span('inner', 'child', 4000), span('orphan', 'gone', 8000), span('x', 'y', 6000), span('y', 'x', 7000)],
+  });
+  assert.deepEqual(rows.map(({ depth, id }) => [depth, id]), [[0, 'root'], [1, 'child'], [2, 'inner'], [1, 'late'], [0, 'orphan'], [0, 'x'], [1, 'y']]);
+  assert.deepEqual([rows[1].at, rows[1].ms, rows[1].error, rows[1].service], [2, 2, 'away', 'api']);
+  assert.equal(rows[0].error, '');
 });

@@ -68,6 +68,8 @@ datasources:
   - {name: Prometheus, uid: prometheus, type: prometheus, access: proxy, url: "http://127.0.0.1:${prometheus.address().port}/", isDefault: true}
   - {name: Alerts, uid: alerts, type: alertmanager, url: "http://127.0.0.1:1"}
   - {name: Gone, uid: gone, type: prometheus, url: "http://127.0.0.1:1"}
+  - {name: Logs, uid: logs, type: victoriametrics-logs-datasource, url: "http://127.0.0.1:${prometheus.address().port}"}
+  - {name: "J<ger", uid: jaeger, type: jaeger, url: "http://127.0.0.1:${prometheus.address().port}", jsonData: {tracesToLogsV2: {datasourceUid: logs}}}
 `);
   write('provisioning/datasources/broken.yaml', 'apiVersion: 1\ndatasources: [{name: X, uid: x, type: prometheus, url: "ftp://x"}]\n');
   write('provisioning/dashboards/main.yaml', `apiVersion: 1\nproviders:\n  - {name: default, folder: Shop, type: file, options: {path: ${folder}/dashboards}}\n`);
@@ -201,7 +203,7 @@ test('dashboards and datasources as Grafana tells of them', async () => {
   assert.equal(one.meta.provisioned, true);
   assert.equal((await ask('/api/dashboards/uid/none')).status, 404);
   const sources = await (await ask('/api/datasources')).json();
-  assert.deepEqual(sources.map(({ uid, isDefault }) => [uid, isDefault]), [['prometheus', true], ['alerts', false], ['gone', false]]);
+  assert.deepEqual(sources.map(({ uid, isDefault }) => [uid, isDefault]), [['prometheus', true], ['alerts', false], ['gone', false], ['logs', false], ['jaeger', false]]);
   assert.match(await (await ask('/d/one/one-only')).text(), /<title>One &amp; &lt;only&gt; - Grafana viewer<\/title>/);
 });
 
@@ -240,6 +242,32 @@ test('nothing else of a datasource is reached', async () => {
   assert.deepEqual(seen, []);
 });
 
+const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736';
+const LOGS = PROXY.replace('prometheus/api/v1', 'logs');
+const JAEGER = PROXY.replace('prometheus/api/v1', 'jaeger');
+
+test('of VictoriaLogs lines and counts are asked, of Jaeger a trace, and nothing else', async () => {
+  seen.length = 0;
+  assert.equal((await ask(`${LOGS}/select/logsql/query`, { method: 'POST', body: new URLSearchParams({ query: '*' }) })).status, 200);
+  assert.equal((await ask(`${LOGS}/select/logsql/stats_query_range?query=x`)).status, 200);
+  assert.equal((await ask(`${JAEGER}/api/traces/${TRACE}`)).status, 200);
+  assert.deepEqual(seen.map(({ method, url }) => `${method} ${url}`), ['POST /select/logsql/query', 'GET /select/logsql/stats_query_range?query=x', `GET /api/traces/${TRACE}`]);
+  seen.length = 0;
+  for (const path of [`${LOGS}/select/logsql/tail`, `${LOGS}/delete/run_task`, `${LOGS}/insert/jsonline`, `${LOGS}/select/logsql/query/..`, `${LOGS}/api/v1/query`, `${JAEGER}/api/traces`, `${JAEGER}/api/services`, `${JAEGER}/api/traces/${TRACE}x`, `${JAEGER}/api/traces/..%2fservices`, `${PROXY.replace('/api/v1', '')}/select/logsql/query`]) {
+    for (const method of ['GET', 'POST']) assert.ok([400, 403, 404, 405].includes((await ask(path, { method })).status), path);
+  }
+  assert.equal((await ask(`${JAEGER}/api/traces/${TRACE}`, { method: 'POST' })).status, 405);
+  assert.deepEqual(seen, []);
+});
+
+test('the page of a trace wants a login, a datasource of traces and an id', async () => {
+  const page = await ask(`/trace/jaeger/${TRACE}`);
+  assert.match(await page.text(), /J&lt;ger.*data-trace|data-trace.*J&lt;ger/s);
+  const status = async (path, options) => (await ask(path, options)).status;
+  assert.equal(await status(`/trace/jaeger/${TRACE}`, { headers: {} }), 303);
+  assert.deepEqual([await status(`/trace/prometheus/${TRACE}`), await status(`/trace/none/${TRACE}`), await status('/trace/jaeger/%3Cscript%3E')], [403, 404, 400]);
+});
+
 test('a datasource that refuses, hangs, redirects or is away', async () => {
   const refused = await ask(`${PROXY}/query?query=broken`);
   assert.deepEqual([refused.status, (await refused.json()).error], [400, 'parse error']);
@@ -250,7 +278,7 @@ test('a datasource that refuses, hangs, redirects or is away', async () => {
 });
 
 test('files of the page are those of the list, and no others', async () => {
-  for (const name of ['dashboard.js', 'style.css', 'uPlot.esm.js', 'uPlot.min.css', 'logo.svg']) assert.equal((await ask(`/public/${name}`, { headers: {} })).status, 200, name);
+  for (const name of ['dashboard.js', 'trace.js', 'spans.js', 'style.css', 'uPlot.esm.js', 'uPlot.min.css', 'logo.svg']) assert.equal((await ask(`/public/${name}`, { headers: {} })).status, 200, name);
   for (const name of ['..%2Fapp.js', 'app.js', '%2e%2e%2fservice.js']) assert.equal((await ask(`/public/${name}`, { headers: {} })).status, 404, name);
 });
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,29 @@ CLUSTER = os.environ.get("CITADELBUY_CLUSTER") or MOLECULE["local_cluster_name"]
 KUBECONFIG = os.environ.get("CITADELBUY_KUBECONFIG", f"/var/lib/citadelbuy/{CLUSTER}/admin.conf")
 INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", str(CHECKOUT / "inventories/local"))
 
+MONITORING = "citadelbuy-monitoring"
+PICTURES = CHECKOUT / ".cache/tests/dashboards"
+
 Json = dict[str, Any]
 Kubectl = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def forwarded(service: str, port: int, namespace: str = MONITORING) -> Iterator[str]:
+    """A URL that leads to a port of a Service."""
+    kubectl = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
+    place = [f"--kubeconfig={KUBECONFIG}", f"--namespace={namespace}"]
+    command = [str(kubectl), *place, "port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            found = re.search(r"127\.0\.0\.1:(\d+)", line)
+            assert found, f"{' '.join(command)}: {line}"
+            # It prints a line a connection, and would wait for somebody who reads them.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            yield f"http://127.0.0.1:{found[1]}"
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import math
 import re
-import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,40 +15,20 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from conftest import CACHE, CHECKOUT, KUBECONFIG
+from conftest import CHECKOUT, MONITORING, PICTURES, forwarded
 
 sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
 import browser
 import dashboards
 
-NAMESPACE = "citadelbuy-monitoring"
 FORMS = dashboards.short_forms()
-QUERIES = [query for form in FORMS.values() for query in dashboards.queries(form)]
+PROMETHEUS = dashboards.short_forms("prometheus").values()
+QUERIES = [query for form in PROMETHEUS for query in dashboards.queries(form)]
 FIRST_DATA = 240.0  # seconds until rates over five minutes have their two scrapes, with requests between them
 LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), *(?P<label>\w+)\)")
 
-PICTURES = CHECKOUT / ".cache/tests/dashboards"
-
 Ask = Callable[..., Any]
-
-
-@contextlib.contextmanager
-def forwarded(service: str, port: int) -> Iterator[str]:
-    """A URL that leads to a port of a Service."""
-    kubectl = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
-    place = [f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}"]
-    command = [str(kubectl), *place, "port-forward", f"service/{service}", f":{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            found = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert found, f"{' '.join(command)}: {line}"
-            # It prints a line a connection, and would wait for somebody who reads them.
-            threading.Thread(target=process.stdout.read, daemon=True).start()
-            yield f"http://127.0.0.1:{found[1]}"
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +74,7 @@ def test_prometheus_takes_the_queries_of_panels_that_may_be_empty(ask):
 def test_variables_have_values(ask):
     found = [
         LABEL_VALUES.fullmatch(variable["query"])
-        for form in FORMS.values()
+        for form in PROMETHEUS
         for variable in form.get("variables") or []
         if "query" in variable
     ]
@@ -109,7 +86,7 @@ def test_variables_have_values(ask):
 @pytest.fixture(scope="module")
 def password(kubectl) -> str:
     """Of Grafana's administrator."""
-    secret = kubectl("get", "secret", "citadelbuy-monitoring", "--namespace", NAMESPACE, "--output", "json")["data"]
+    secret = kubectl("get", "secret", "citadelbuy-monitoring", "--namespace", MONITORING, "--output", "json")["data"]
     return base64.b64decode(secret["GRAFANA_ADMIN_PASSWORD"]).decode()
 
 

@@ -110,7 +110,7 @@ async function start(wanted) {
   const source = page.datasources.find(({ isDefault }) => isDefault) ?? page.datasources[0];
   const askValues = (variable, before) => (label, metric) => {
     const uid = interpolate(variable.datasource?.uid ?? source?.uid ?? '', before);
-    return ask(uid, `label/${label}/values`, { start: from, end: to, 'match[]': metric }, { method: 'GET' });
+    return ask(uid, `api/v1/label/${label}/values`, { start: from, end: to, 'match[]': metric }, { method: 'GET' });
   };
   page.variables = await resolve(model.templating?.list ?? [], { ask: askValues, datasources: page.datasources, wanted });
   const broken = [...page.variables.values()].filter(({ error }) => error).map(({ label, error }) => `variable ${label}: ${error}`);

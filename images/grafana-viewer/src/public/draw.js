@@ -53,7 +53,7 @@ export function sparkline(values, color) {
 
 const faint = (color, opacity) => (/^#[0-9a-f]{6}$/i.test(color) ? `${color}${Math.round(opacity * 2.55).toString(16).padStart(2, '0')}` : color);
 
-/** Columns as drawn: stacked ones are sums of those below them. */
+/** Columns as drawn: stacked ones are sums of those below them; a bar that is not there has no height, so that the next one stands on it. */
 export function stack(series) {
   const sums = new Map();
   return series.map(({ values, field }) => {
@@ -62,7 +62,7 @@ export function stack(series) {
     const below = sums.get(group) ?? new Array(values.length).fill(0);
     const total = values.map((value, index) => below[index] + (value ?? 0));
     sums.set(group, total);
-    return total.map((value, index) => (values[index] === null ? null : value));
+    return total.map((value, index) => (values[index] === null && field.custom.drawStyle !== 'bars' ? null : value));
   });
 }
 
@@ -120,8 +120,8 @@ export function timeSeries(element, { times, series: given, range, tooltip, onZo
     const paths = drawStyle === 'bars' ? uPlot.paths.bars({ size: [0.8, 40] }) : lineInterpolation === 'stepAfter' ? uPlot.paths.stepped({ align: 1 })
       : lineInterpolation === 'smooth' ? uPlot.paths.spline() : uPlot.paths.linear();
     return {
-      label: name, scale: field.unit ?? 'none', stroke: color, width: drawStyle === 'points' ? 0 : Math.max(lineWidth, 1) * 1.25, fill: fillOpacity ? faint(color, fillOpacity) : undefined,
-      paths, spanGaps: Boolean(spanNulls), dash: lineStyle?.fill === 'dash' ? lineStyle.dash ?? [8, 6] : undefined, points: drawStyle === 'points' ? { show: true, size: 5 } : { show: soloPoints, filter: soloPoints, size: 4 },
+      label: name, scale: field.unit ?? 'none', stroke: color, width: ['bars', 'points'].includes(drawStyle) ? 0 : Math.max(lineWidth, 1) * 1.25, fill: fillOpacity ? faint(color, fillOpacity) : undefined,
+      paths, spanGaps: Boolean(spanNulls), dash: lineStyle?.fill === 'dash' ? lineStyle.dash ?? [8, 6] : undefined, points: drawStyle === 'bars' ? { show: false } : drawStyle === 'points' ? { show: true, size: 5 } : { show: soloPoints, filter: soloPoints, size: 4 },
     };
   });
   function drawThresholds(plot) {

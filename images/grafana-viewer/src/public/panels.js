@@ -1,9 +1,11 @@
 // A panel: its queries, and what its type makes of their answers.
 import { clockText, gauge, make, sparkline, timeSeries } from './draw.js';
-import { ask, builtins, seconds, stepFor } from './query.js';
-import { format, knows } from './units.js';
+import { ask, askLines, builtins, duration, seconds, stepFor } from './query.js';
+import { format, knows, moment } from './units.js';
 import { align, colour, fieldOptions, mapped, markdown, mergeTable, paletteColour, reduce, seriesName, sortRows, thresholdColour, transform } from './values.js';
 import { interpolate } from './variables.js';
+
+const LOGS = 'victoriametrics-logs-datasource';
 
 export class NoData extends Error {}
 
@@ -26,14 +28,19 @@ async function answers(panel, page, width, { instant = () => false, signal }) {
     const length = (page.range.to - page.range.from) / 1000;
     const step = stepFor(length, Math.min(panel.maxDataPoints ?? width, width), least) * (target.intervalFactor ?? 1);
     const query = interpolate(target.expr, page.variables, builtins(page.range, step, scrape));
+    const [start, end] = [Math.floor(page.range.from / 1000 / step) * step, Math.floor(page.range.to / 1000 / step) * step];
+    if (source.type === LOGS) {
+      if (target.queryType !== 'statsRange') throw new Error(`queries of type ${target.queryType} are not supported by the viewer in this panel`);
+      const data = await ask(source.uid, 'select/logsql/stats_query_range', { query, start, end: end + step, step: duration(step) }, { signal });
+      return { target, refId: target.refId, step, start, end, result: data.result };
+    }
     if (instant(target)) {
-      const data = await ask(source.uid, 'query', { query, time: page.range.to / 1000 }, { signal });
+      const data = await ask(source.uid, 'api/v1/query', { query, time: page.range.to / 1000 }, { signal });
       if (data.resultType === 'scalar') return { target, refId: target.refId, step, result: [{ metric: {}, value: data.result }] };
       if (data.resultType !== 'vector') throw new Error(`the query gives a ${data.resultType}, not a value a series`);
       return { target, refId: target.refId, step, result: data.result };
     }
-    const [start, end] = [Math.floor(page.range.from / 1000 / step) * step, Math.floor(page.range.to / 1000 / step) * step];
-    const data = await ask(source.uid, 'query_range', { query, start, end, step }, { signal });
+    const data = await ask(source.uid, 'api/v1/query_range', { query, start, end, step }, { signal });
     return { target, refId: target.refId, step, start, end, result: data.result };
   }));
 }
@@ -238,7 +245,42 @@ async function showText(panel, page, element) {
   element.replaceChildren(make('div', { className: 'text scroll' }, blocks));
 }
 
-const TYPES = { timeseries: showTimeSeries, stat: showStat, gauge: showGauge, bargauge: showBarGauge, table: showTable, text: showText, 'state-timeline': showStateTimeline };
+const LEVELS = { fatal: 'error', critical: 'error', panic: 'error', error: 'error', warn: 'warn', warning: 'warn', info: 'info' };
+
+const APART = new Set(['_time', '_msg', '_stream', '_stream_id', 'namespace', 'pod', 'container', 'level', 'name', 'requestId', 'traceId', 'spanId']);
+const restOf = (line) => Object.entries(line).filter(([name, value]) => value && !APART.has(name)).map(([name, value]) => `${name}=${value}`).join(' ');
+
+function clockOf(line) {
+  const at = Date.parse(line._time);
+  return `${moment(at)}.${String(at % 1000).padStart(3, '0')}`;
+}
+
+/** Links from a line's fields to other datasources, as the datasource of the logs has them: [[label, path]]. */
+function linksOf(line, source, page) {
+  return (source.jsonData?.derivedFields ?? []).flatMap(({ matcherType, matcherRegex, datasourceUid, urlDisplayLabel, name }) => {
+    const value = matcherType === 'label' ? line[matcherRegex] : undefined;
+    const isTrace = page.datasources.some(({ uid, type }) => uid === datasourceUid && type === 'jaeger');
+    return value && isTrace ? [[urlDisplayLabel || name, `/trace/${encodeURIComponent(datasourceUid)}/${encodeURIComponent(value)}`]] : [];
+  });
+}
+
+async function showLogs(panel, page, element, signal) {
+  const target = (panel.targets ?? []).find(({ hide, expr }) => !hide && expr);
+  if (!target) throw new Error('the panel has no query');
+  const source = datasourceOf(target.datasource ?? panel.datasource, page);
+  if (source.type !== LOGS) throw new Error(`the viewer has no logs of a ${source.type}`);
+  const query = interpolate(target.expr, page.variables, builtins(page.range, 15, 15));
+  const lines = await askLines(source.uid, { query, start: page.range.from / 1000, end: page.range.to / 1000, limit: target.maxLines ?? 1000 }, { signal });
+  if (!lines.length) throw new NoData();
+  const sign = panel.options?.sortOrder === 'Ascending' ? 1 : -1;
+  lines.sort((a, b) => sign * (a._time < b._time ? -1 : a._time > b._time ? 1 : 0));
+  element.replaceChildren(make('div', { className: 'lines scroll' }, lines.map((line) => make('details', { className: 'line', data: { level: LEVELS[line.level?.toLowerCase()] ?? '' } },
+    make('summary', {}, make('time', {}, clockOf(line)), make('b', { title: `${line.namespace}/${line.pod}` }, line.container ?? ''), make('span', {}, line._msg ?? '', make('span', { className: 'quiet' }, ` ${restOf(line)}`)),
+      linksOf(line, source, page).map(([label, href]) => make('a', { href, className: 'link' }, label))),
+    make('table', {}, make('tbody', {}, Object.entries(line).filter(([name]) => !name.startsWith('_stream')).map(([name, value]) => make('tr', {}, make('th', {}, name), make('td', {}, value)))))))));
+}
+
+const TYPES = { timeseries: showTimeSeries, stat: showStat, gauge: showGauge, bargauge: showBarGauge, table: showTable, logs: showLogs, text: showText, 'state-timeline': showStateTimeline };
 
 /** Units of a dashboard that the viewer shows by their names only. */
 export const unknownUnits = (panels) => [...new Set(panels.map((panel) => panel.fieldConfig?.defaults?.unit).filter((unit) => unit && !/^(suffix|prefix|time):/.test(unit) && !knows(unit)))];

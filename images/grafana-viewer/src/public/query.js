@@ -39,17 +39,31 @@ export function builtins(range, step, scrape) {
   };
 }
 
-/** Ask a datasource of the viewer's server; returns Prometheus' data, throws with its own message. */
-export async function ask(uid, path, parameters, { method = 'POST', signal } = {}) {
+async function send(uid, path, parameters, { method = 'POST', signal } = {}) {
   const body = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) for (const one of [value].flat()) if (one !== undefined) body.append(name, one);
-  const url = `/api/datasources/proxy/uid/${encodeURIComponent(uid)}/api/v1/${path}`;
+  const url = `/api/datasources/proxy/uid/${encodeURIComponent(uid)}/${path}`;
   const answer = await fetch(method === 'GET' ? `${url}?${body}` : url, { method, signal, ...(method === 'POST' && { body }) });
   if (answer.status === 401) {
     window.location.assign(`/login?redirect=${encodeURIComponent(window.location.pathname + window.location.search)}`);
     throw new Error('signed out');
   }
+  return answer;
+}
+
+/** Ask a datasource of the viewer's server; returns Prometheus' data, or VictoriaLogs' of the same form, throws with its own message. */
+export async function ask(uid, path, parameters, options) {
+  const answer = await send(uid, path, parameters, options);
   const json = await answer.json().catch(() => ({}));
   if (json.status !== 'success') throw new Error(json.error ?? json.message ?? `status ${answer.status}`);
   return json.data;
+}
+
+/** The lines that VictoriaLogs answers a query with, each an object of texts; throws with its own message. */
+export async function askLines(uid, parameters, options) {
+  const answer = await send(uid, 'select/logsql/query', parameters, options);
+  const text = await answer.text();
+  if (answer.ok) return text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
+  // Its own refusals are plain text, the viewer's are JSON.
+  throw new Error(text.startsWith('{') ? JSON.parse(text).error : text || `status ${answer.status}`);
 }
