@@ -101,7 +101,7 @@ export function createApp(settings, log) {
       context.user = auth.user(context.req);
       await limit(context);
     },
-    onError: (error) => isUnavailable(error) && new HttpError(503, 'a store is unavailable', { headers: { 'Retry-After': 1 } }),
+    onError: (error) => (isUnavailable(error) ? new HttpError(503, 'a store is unavailable', { headers: { 'Retry-After': 1 } }) : undefined),
   });
 
   cache.connect();
