@@ -17,11 +17,8 @@ LOGS, TRACES = "victoria-logs", "jaeger"
 PORTS = {LOGS: 9428, TRACES: 16686}
 TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
-# The same filter is that of the dashboard Logs. What has no level is text: PostgreSQL's lines, for one.
-ERRORS = (
-    "(level:i(error) or level:i(fatal) or log.level:i(error) or log.level:i(fatal)"
-    ' or level:"" log.level:"" (i(error) or i(fatal) or i(panic)))'
-)
+# The same filter is that of the dashboard Logs. The collector gives levels in small letters; what has none is text.
+ERRORS = '(level:in(error,fatal,critical,panic) or level:"" (i(error) or i(fatal) or i(panic)))'
 
 
 def ready_pod(pods: Iterable[Body], name: str) -> Body | None:

@@ -39,7 +39,7 @@ SPANS = 200  # of a trace
 SIDE_BY_SIDE = 12  # logs read at a time
 BAD_LEVELS = ("error", "fatal", "critical", "panic")
 SHOWN_ELSEWHERE = {"_msg", "_time", "_stream", "_stream_id", "namespace", "pod", "container", "level", "name"}
-SHOWN_ELSEWHERE |= {"requestId", "traceId", "spanId", "time", "msg"}
+SHOWN_ELSEWHERE |= {"node", "requestId", "traceId", "spanId", "time", "msg"}
 
 
 @dataclass(frozen=True)

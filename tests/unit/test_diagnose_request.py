@@ -293,7 +293,7 @@ def test_the_report_counts_lines_of_errors(asked: Callable[[Answers], list[str]]
     assert "error lines" not in collector._later()
     collector.snapshot.parts["pods"] = [LOGS]
     collector.snapshot.parts["error lines"] = collector._later()["error lines"]()
-    assert "_time:3600s (level:i(error) or " in parse_qs(urlsplit(paths[0]).query)["query"][0]
+    assert "_time:3600s (level:in(error,fatal," in parse_qs(urlsplit(paths[0]).query)["query"][0]
     assert re.search(r"^citadelbuy +postgres-0 +postgres +3$", Report(collector.snapshot, []).text(), re.MULTILINE)
 
 

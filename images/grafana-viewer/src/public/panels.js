@@ -247,7 +247,7 @@ async function showText(panel, page, element) {
 
 const LEVELS = { fatal: 'error', critical: 'error', panic: 'error', error: 'error', warn: 'warn', warning: 'warn', info: 'info' };
 
-const APART = new Set(['_time', '_msg', '_stream', '_stream_id', 'namespace', 'pod', 'container', 'level', 'name', 'requestId', 'traceId', 'spanId']);
+const APART = new Set(['_time', '_msg', '_stream', '_stream_id', 'namespace', 'pod', 'container', 'node', 'level', 'name', 'requestId', 'traceId', 'spanId']);
 const restOf = (line) => Object.entries(line).filter(([name, value]) => value && !APART.has(name)).map(([name, value]) => `${name}=${value}`).join(' ');
 
 function clockOf(line) {
