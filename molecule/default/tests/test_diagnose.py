@@ -18,6 +18,7 @@ from conftest import CHECKOUT, Json
 
 sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
+from confined_pod import confined_pod
 from secret_search import Search
 
 VALUE = secrets.token_urlsafe(24)
@@ -34,29 +35,9 @@ CAUSES = {
 }
 
 
-def pod(name: str, image: str, script: str = "exec sleep 3600", cpu: str = "10m", **more: Any) -> Json:
-    """A pod that the platform's namespace lets in."""
-    room = {"cpu": cpu, "memory": "32Mi", "ephemeral-storage": "16Mi"}
-    context = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-    container = {
-        "name": "test",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["sh", "-c", script],
-        "securityContext": context,
-        "resources": {"requests": room, "limits": room},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": f"diagnose-test-{name}", "namespace": "citadelbuy", "labels": {"app": "diagnose-test"}},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container | more],
-        },
-    }
+def pod(name: str, image: str, script: str = "exec sleep 3600", **more: Any) -> Json:
+    """A pod with a fault."""
+    return confined_pod(f"diagnose-test-{name}", image, ["sh", "-c", script], labels={"app": "diagnose-test"}, **more)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,10 @@ import yaml
 from conftest import CHECKOUT, CLUSTER
 from jinja2 import Template
 
+sys.path.insert(0, str(CHECKOUT / "tests/tools"))
+
+from confined_pod import confined_pod
+
 PROBE = CHECKOUT / "tests/tools/network_probe.py"
 TABLE = yaml.safe_load((CHECKOUT / "roles/network_policies/vars/main.yml").read_text())
 DEFAULTS = yaml.safe_load((CHECKOUT / "roles/network_policies/defaults/main.yml").read_text())
@@ -76,37 +80,6 @@ def allowed(source: Pod, target: Pod, port: str) -> bool:
     return any((mine, theirs, port) in EDGES for mine in source.parts for theirs in target.parts)
 
 
-def manifest(namespace, name, labels, image):
-    """A pod that sleeps, confined as Pod Security `restricted` asks for."""
-    few = {"cpu": "10m", "memory": "16Mi", "ephemeral-storage": "16Mi"}
-    container = {
-        "name": "sleep",
-        "image": image,
-        "command": ["sleep", "infinity"],
-        "resources": {"requests": few, "limits": few},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {
-            "containers": [container],
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-        },
-    }
-
-
 def process_of(uid: str) -> int:
     """The process that holds a pod's network namespace, found by its cgroup; 0 before and after it runs."""
     # Not pathlib's: that one stumbles over folders that go meanwhile.
@@ -126,7 +99,7 @@ def everybody(kubectl, tmp_path_factory):
     redis = kubectl("get", "statefulset", "redis", "--namespace", "citadelbuy", "--output", "json")
     image = redis["spec"]["template"]["spec"]["containers"][0]["image"]
     file = tmp_path_factory.mktemp("pods") / "pods.json"
-    pods = [manifest(*stand_in, image) for stand_in in STAND_INS]
+    pods = [confined_pod(name, image, namespace=namespace, labels=labels) for namespace, name, labels in STAND_INS]
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STRANGERS}}
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [space, *pods]}))
     kubectl("apply", "--server-side", "--filename", str(file))
@@ -224,7 +197,7 @@ def test_no_new_pod_is_open_for_a_moment(everybody, kubectl, tmp_path):
     kinds = [("", {NAME: "unknown"}), ("migration", {NAME: "citadelbuy-migration"})]
     file = tmp_path / "pods.json"
     names = [f"churn-{number}" for number in range(AT_ONCE)]
-    pods = [manifest("citadelbuy", name, kinds[number % 2][1], image) for number, name in enumerate(names)]
+    pods = [confined_pod(name, image, labels=kinds[number % 2][1]) for number, name in enumerate(names)]
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
 
     def watch(made, part):
