@@ -90,9 +90,9 @@ after(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-test('service.js is the same file as the API’s', () => {
+test('service.js and tracing.js are the same files as the API’s', () => {
   const read = (file) => readFileSync(new URL(file, import.meta.url), 'utf8');
-  assert.equal(read('../src/service.js'), read('../../api/src/service.js'));
+  for (const name of ['service.js', 'tracing.js']) assert.equal(read(`../src/${name}`), read(`../../api/src/${name}`), name);
 });
 
 for (const [what, env, message] of [
