@@ -21,6 +21,7 @@ sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
 import browser
 
+NODES = "citadelbuy-nodes"
 SPACES = ("citadelbuy", MONITORING)
 SECRET = "hunter2-of-the-test"
 ARRIVAL = 60.0  # seconds until a line or a span that was written is found
@@ -180,3 +181,33 @@ def test_in_a_browser_from_the_request_to_its_trace(kubectl: Any, ask: Ask, fail
         assert {"citadelbuy-web", "citadelbuy-api"} <= set(re.findall(r"citadelbuy-\w+", shown))
         assert page.locator(".span.failed").count() >= 1
         page.screenshot(path=PICTURES / "trace.png", full_page=True)
+
+
+def test_no_line_is_lost_while_store_and_collector_are_away(kubectl: Any) -> None:
+    """Numbered lines before, while and after both are replaced; each is found, at least once."""
+    mark, count = f"numbered-{uuid.uuid4()}", 300
+    into = ("exec", "redis-0", "--namespace", "citadelbuy", "--container", "redis", "--", "sh", "-c")
+    write = 'for number in $(seq "$2" "$3"); do echo "$1 $number end" > /proc/1/fd/1; done'
+
+    def say(first: int, last: int) -> None:
+        kubectl(*into, write, "sh", mark, str(first), str(last))
+
+    say(1, 100)
+    kubectl("delete", "pod", "victoria-logs-0", "--namespace", MONITORING)
+    say(101, 200)
+    kubectl("delete", "pods", "--namespace", NODES, "--selector", "app.kubernetes.io/name=opentelemetry-collector")
+    say(201, count)
+    kubectl("rollout", "status", "daemonset/opentelemetry-collector", "--namespace", NODES, "--timeout=120s")
+    kubectl("rollout", "status", "statefulset/victoria-logs", "--namespace", MONITORING, "--timeout=120s")
+    body = urlencode({"query": f'_time:1h "{mark}" | fields _msg'}).encode()
+    end = time.monotonic() + ARRIVAL
+    with forwarded("victoria-logs", 9428) as url:
+        while True:
+            with urllib.request.urlopen(f"{url}/select/logsql/query", body, timeout=30) as answer:
+                lines = re.findall(rf"{mark} (\d+) end", answer.read().decode())
+            missing = set(range(1, count + 1)) - {int(number) for number in lines}
+            if not missing:
+                break
+            assert time.monotonic() < end, f"{len(missing)} of {count} lines are missing: {sorted(missing)[:10]}"
+            time.sleep(1)
+    print(f"{len(lines) - count} of {count} lines came twice")
