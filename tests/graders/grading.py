@@ -45,15 +45,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Allowed:
-    """A check that is not followed for some objects."""
+    """A check, by each grader's name for it, that is not followed for some objects."""
 
-    check: str
+    checks: tuple[str, ...]
     objects: tuple[str, ...]
     reason: str
 
     def covers(self, finding: Finding, *patterns: str) -> bool:
         """Whether a finding is of this check and of one of these objects, or of those that are given."""
-        return finding.check == self.check and any(
+        return finding.check in self.checks and any(
             fnmatch.fnmatchcase(f"{finding.kind}/{finding.name}", pattern) for pattern in patterns or self.objects
         )
 
@@ -61,10 +61,12 @@ class Allowed:
 def exceptions() -> list[Allowed]:
     """The exceptions of exceptions.yml.
 
-    :raises TypeError: where one has another key than check, objects and reason, or lacks one.
+    :raises TypeError: where one has another key than checks, objects and reason, or lacks one.
     """
     items = yaml.safe_load((HERE / "exceptions.yml").read_text(encoding="utf-8"))
-    return [Allowed(**item | {"objects": tuple(item["objects"])}) for item in items]
+    return [
+        Allowed(**{name: value if name == "reason" else tuple(value) for name, value in item.items()}) for item in items
+    ]
 
 
 def outside(findings: Iterable[Finding], allowed: Iterable[Allowed]) -> list[Finding]:
