@@ -1,4 +1,5 @@
 import { createClient } from '@redis/client';
+import { traceCall } from './tracing.js';
 
 const within = (ms, promise) => {
   let timer;
@@ -28,16 +29,18 @@ export function createCache(settings, log) {
     lost = false;
   });
 
-  const command = (run, ms = 500) => {
+  const store = { 'db.system.name': 'redis', 'server.address': settings.REDIS_HOST, 'server.port': settings.REDIS_PORT };
+  /** Run a command; its name is for the trace, which its keys are not. */
+  const command = (name, run, ms = 500) => traceCall(() => [name, { ...store, 'db.operation.name': name }], () => {
     if (!client.isReady) return Promise.reject(new Error('not connected'));
     return within(ms, run(client));
-  };
+  });
   return {
     command,
     connect() {
       client.connect().catch((error) => log.error('Redis connection given up', { error }));
     },
-    check: () => command((redis) => redis.ping(), settings.READINESS_TIMEOUT_MS),
+    check: () => command('PING', (redis) => redis.ping(), settings.READINESS_TIMEOUT_MS),
     close: () => client.destroy(),
   };
 }

@@ -1,9 +1,13 @@
 import pg from 'pg';
+import { traceCall } from './tracing.js';
 
 // Connection lost, server starting or stopping, or a former primary that is now read-only: another try on a new connection may work.
 const RETRIABLE = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENOTFOUND', 'EAI_AGAIN',
   '57P01', '57P02', '57P03', '25006', '08000', '08001', '08003', '08004', '08006', '53300']);
 const RETRY_AFTER_MS = [100, 400, 1000];
+
+// What a statement does first, for the trace.
+const OPERATION = /\b(INSERT INTO|UPDATE|DELETE FROM|SELECT\b.*?\bFROM)\s+(\w+)/s;
 
 export function isUnavailable(error) {
   return RETRIABLE.has(error.code) || RETRIABLE.has(error.errors?.[0]?.code)
@@ -36,11 +40,19 @@ export function createDatabase(settings, log) {
   pool.on('error', failed);
   probe.on('error', failed);
 
+  const store = { 'db.system.name': 'postgresql', 'db.namespace': settings.DATABASE_NAME, 'server.address': settings.DATABASE_HOST, 'server.port': settings.DATABASE_PORT };
+  /** A statement in the trace. Its text is there, its values are not: so a statement has all of them as parameters. */
+  function spanOf(text) {
+    const [, verb, table] = OPERATION.exec(text) ?? [];
+    const operation = verb?.split(' ', 1)[0];
+    return [operation ? `${operation} ${table}` : 'postgresql', { ...store, 'db.operation.name': operation, 'db.collection.name': table, 'db.query.text': text }];
+  }
+
   /** Run one statement, again on a new connection when the old one broke: so only statements that may run twice. */
   async function query(text, values) {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await pool.query(text, values);
+        return await traceCall(() => spanOf(text), () => pool.query(text, values));
       } catch (error) {
         if (!isUnavailable(error) || attempt >= RETRY_AFTER_MS.length) throw error;
         await new Promise((resolve) => { setTimeout(resolve, RETRY_AFTER_MS[attempt]); });

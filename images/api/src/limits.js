@@ -35,7 +35,7 @@ export function createLimits({ cache, settings, log, registry }) {
     let count;
     let left;
     try {
-      [count, left] = await cache.command((redis) => redis.eval(COUNT, { keys: [`ratelimit:${tier}:${who}`], arguments: [String(settings.RATE_LIMIT_TTL)] }));
+      [count, left] = await cache.command('EVAL', (redis) => redis.eval(COUNT, { keys: [`ratelimit:${tier}:${who}`], arguments: [String(settings.RATE_LIMIT_TTL)] }));
       uncounted = false;
     } catch (error) {
       if (!uncounted) log.warn('requests are not counted, all are let through', { error });

@@ -88,7 +88,7 @@ export function createProducts({ database, cache, search, settings, log, registr
   }
 
   async function read(id) {
-    const hit = await cache.command((redis) => redis.get(key(id))).catch(() => null);
+    const hit = await cache.command('GET', (redis) => redis.get(key(id))).catch(() => null);
     if (hit) {
       cached.inc({ result: 'hit' });
       return { product: JSON.parse(hit), from: 'hit' };
@@ -97,7 +97,7 @@ export function createProducts({ database, cache, search, settings, log, registr
     const { rows: [row] } = await database.query(`SELECT ${COLUMNS} FROM products WHERE id = $1 AND deleted_at IS NULL`, [id]);
     if (!row) throw new HttpError(404, 'product not found');
     const product = shown(row);
-    await cache.command((redis) => redis.set(key(id), JSON.stringify(product), { EX: CACHE_SECONDS })).catch(() => {});
+    await cache.command('SET', (redis) => redis.set(key(id), JSON.stringify(product), { EX: CACHE_SECONDS })).catch(() => {});
     return { product, from: 'miss' };
   }
 
@@ -107,7 +107,7 @@ export function createProducts({ database, cache, search, settings, log, registr
       [id],
     );
     if (!row) throw new HttpError(404, 'product not found');
-    await cache.command((redis) => redis.del(key(id))).catch((error) => log.warn('cache not cleared, to be repeated in the background', { ...fields, productId: id, error }));
+    await cache.command('DEL', (redis) => redis.del(key(id))).catch((error) => log.warn('cache not cleared, to be repeated in the background', { ...fields, productId: id, error }));
     await indexNow(row, fields);
   }
 
@@ -146,7 +146,7 @@ export function createProducts({ database, cache, search, settings, log, registr
       await markIndexed(finished.filter((row) => !row.deleted_at));
       const gone = finished.filter((row) => row.deleted_at).map((row) => row.id);
       if (gone.length) {
-        await cache.command((redis) => redis.del(gone.map(key)));
+        await cache.command('DEL', (redis) => redis.del(gone.map(key)));
         await database.query('DELETE FROM products WHERE id = ANY($1::uuid[]) AND deleted_at IS NOT NULL', [gone]);
       }
       total += finished.length;

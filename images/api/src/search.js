@@ -1,5 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
+import { traceCall, traceHeaders, traceStatus } from './tracing.js';
 
 const INDEX = 'products';
 const DEFINITION = {
@@ -20,7 +21,7 @@ export function createSearch(settings) {
 
   function once(method, path, body, { timeout = 3000, type = 'application/json' } = {}) {
     return new Promise((resolve, reject) => {
-      const headers = { Authorization: authorization, Accept: 'application/json' };
+      const headers = { Authorization: authorization, Accept: 'application/json', ...traceHeaders() };
       if (body !== undefined) Object.assign(headers, { 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) });
       const req = library.request(new URL(base.pathname.replace(/\/$/, '') + path, base), { method, agent, headers }, (res) => {
         const chunks = [];
@@ -41,15 +42,18 @@ export function createSearch(settings) {
     });
   }
 
+  const store = { 'db.system.name': 'elasticsearch', 'db.collection.name': INDEX, 'server.address': base.hostname, 'server.port': Number(base.port) || (base.protocol === 'https:' ? 443 : 80) };
   /** Every call may be repeated, so one that met a connection which the server had just closed is. */
-  async function call(method, path, body, options) {
+  function call(operation, method, path, body, options) {
     const sent = body === undefined || typeof body === 'string' ? body : JSON.stringify(body);
-    try {
-      return await once(method, path, sent, options);
-    } catch (error) {
-      if (!error.stale) throw error;
-      return once(method, path, sent, options);
-    }
+    return traceCall(() => [operation, { ...store, 'db.operation.name': operation, 'http.request.method': method }], async (span) => {
+      const answer = await once(method, path, sent, options).catch((error) => {
+        if (!error.stale) throw error;
+        return once(method, path, sent, options);
+      });
+      traceStatus(span, answer.status);
+      return answer;
+    });
   }
 
   function failure(what, { status, json }) {
@@ -61,10 +65,10 @@ export function createSearch(settings) {
 
   /** Make the index if it is not there; returns its UUID, which changes when the index was lost and made anew. */
   async function ensureIndex() {
-    const read = () => call('GET', `/${INDEX}/_settings/index.uuid`);
+    const read = () => call('indices.get_settings', 'GET', `/${INDEX}/_settings/index.uuid`);
     let answer = await read();
     if (answer.status === 404) {
-      const made = await call('PUT', `/${INDEX}`, DEFINITION, { timeout: 10000 });
+      const made = await call('indices.create', 'PUT', `/${INDEX}`, DEFINITION, { timeout: 10000 });
       if (made.status !== 200 && made.json.error?.type !== 'resource_already_exists_exception') throw failure('creating index products', made);
       answer = await read();
     }
@@ -87,7 +91,7 @@ export function createSearch(settings) {
         ? [{ delete: target }]
         : [{ index: target }, { name: row.name, description: row.description, price: row.price, createdAt: row.created_at }];
     });
-    const answer = await call('POST', `/_bulk${wait ? '?refresh=wait_for' : ''}`, `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`, { type: 'application/x-ndjson' });
+    const answer = await call('bulk', 'POST', `/_bulk${wait ? '?refresh=wait_for' : ''}`, `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`, { type: 'application/x-ndjson' });
     if (answer.status !== 200) throw failure('writing products', answer);
     const results = answer.json.items.map((item) => item.index ?? item.delete);
     // 404: nothing to delete; 409: the index holds this version or a newer one already.
@@ -98,7 +102,7 @@ export function createSearch(settings) {
 
   /** Ids of the products that match, best first. */
   async function find(text, limit) {
-    const answer = await call('POST', `/${INDEX}/_search`, {
+    const answer = await call('search', 'POST', `/${INDEX}/_search`, {
       size: limit, _source: false, query: { multi_match: { query: text, type: 'bool_prefix', operator: 'and', fields: ['name^2', 'description'] } },
     });
     if (answer.status === 404) return [];
@@ -107,7 +111,7 @@ export function createSearch(settings) {
   }
 
   async function check() {
-    const answer = await call('GET', '/_cluster/health', undefined, { timeout: settings.READINESS_TIMEOUT_MS });
+    const answer = await call('cluster.health', 'GET', '/_cluster/health', undefined, { timeout: settings.READINESS_TIMEOUT_MS });
     if (answer.status !== 200) throw failure('cluster health', answer);
     if (answer.json.status === 'red') throw new Error('cluster health is red');
   }

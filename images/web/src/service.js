@@ -1,7 +1,8 @@
-// HTTP service frame: routes, JSON logs, request ids, metrics, draining. The same file in api/ and web/ (a test compares them).
+// HTTP service frame: routes, JSON logs, request ids, metrics, traces, draining. The same file in api/ and web/ (a test compares them).
 import { randomUUID } from 'node:crypto';
 import http from 'node:http';
 import prom from 'prom-client';
+import { endRequest, inRequest, startTracing, traceError, traceFields, traceRequest } from './tracing.js';
 
 const BODY_LIMIT = 100 * 1024;
 const QUIET_MS = 250;
@@ -22,7 +23,7 @@ export function createLog(name, write = (line) => process.stdout.write(line)) {
   const at = (level) => (msg, fields = {}) => {
     const { error, ...rest } = fields;
     const shown = error instanceof Error ? { error: describe(error), ...(error.code && { code: error.code }) } : error && { error };
-    write(`${JSON.stringify({ time: new Date().toISOString(), level, name, msg, ...rest, ...shown })}\n`);
+    write(`${JSON.stringify({ time: new Date().toISOString(), level, name, msg, ...rest, ...shown, ...traceFields() })}\n`);
   };
   return { info: at('info'), warn: at('warn'), error: at('error') };
 }
@@ -176,13 +177,12 @@ export function createService({ routes, log, settings, registry = new prom.Regis
     throw new HttpError(405, 'method not allowed', { headers: { Allow: [...new Set(here.map((one) => one.method))].join(', ') } });
   }
 
-  async function answer(req, res) {
-    const started = process.hrtime.bigint();
+  function answer(req, res) {
     const given = req.headers['x-request-id'];
     const requestId = /^[\w.:-]{1,128}$/.test(given ?? '') ? given : randomUUID();
     const path = req.url.split('?', 1)[0];
     const context = {
-      req, res, requestId, path, params: {}, route: 'unmatched', quiet: false, client: clientAddress(req, settings.TRUST_PROXY),
+      req, res, requestId, path, params: {}, route: 'unmatched', quiet: false, client: clientAddress(req, settings.TRUST_PROXY), started: process.hrtime.bigint(),
       send(status, body, headers = {}) {
         const text = JSON.stringify(body);
         res.writeHead(status, { 'Content-Type': 'application/json; charset=utf-8', 'Content-Length': Buffer.byteLength(text), ...headers });
@@ -193,16 +193,6 @@ export function createService({ routes, log, settings, registry = new prom.Regis
     // From SIGTERM on every answer ends its connection, so that clients move to another pod before this one stops listening.
     if (service.draining) res.setHeader('Connection', 'close');
     inFlight.inc();
-    res.on('close', () => {
-      inFlight.dec();
-      const seconds = Number(process.hrtime.bigint() - started) / 1e9;
-      const status = res.headersSent ? res.statusCode : 499;
-      duration.observe({ method: req.method, route: context.route, status }, seconds);
-      if (!context.quiet || status >= 500) {
-        log.info('request', { requestId, method: req.method, path, route: context.route, status, ms: Math.round(seconds * 1e4) / 10, client: context.client });
-      }
-      if (service.closing) setImmediate(() => server.closeIdleConnections());
-    });
     try {
       try {
         context.url = new URL(req.url, 'http://localhost');
@@ -210,17 +200,41 @@ export function createService({ routes, log, settings, registry = new prom.Regis
         throw new HttpError(400, 'target of the request is not a valid path');
       }
       const { route, params } = find(req.method, path);
-      Object.assign(context, { route: route.path, quiet: Boolean(route.quiet), params });
+      Object.assign(context, { route: route.path, quiet: Boolean(route.quiet), params, handler: route.handler });
+    } catch (refusal) {
+      context.refusal = refusal;
+    }
+    if (context.quiet) serve(context);
+    else traceRequest(context, () => serve(context));
+  }
+
+  async function serve(context) {
+    context.res.on('close', inRequest(() => finish(context)));
+    try {
+      if (context.refusal) throw context.refusal;
       await before?.(context);
-      await route.handler(context);
+      await context.handler(context);
     } catch (cause) {
       await fail(cause, context);
     }
   }
 
+  function finish({ req: { method }, res, requestId, path, route, quiet, client, started }) {
+    inFlight.dec();
+    const seconds = Number(process.hrtime.bigint() - started) / 1e9;
+    const status = res.headersSent ? res.statusCode : 499;
+    duration.observe({ method, route, status }, seconds);
+    if (!quiet || status >= 500) log.info('request', { requestId, method, path, route, status, ms: Math.round(seconds * 1e4) / 10, client });
+    endRequest(status);
+    if (service.closing) setImmediate(() => server.closeIdleConnections());
+  }
+
   async function fail(cause, context) {
     const error = cause instanceof HttpError ? cause : onError?.(cause, context) ?? new HttpError(500, 'internal error');
-    if (error.status >= 500) log.error('request failed', { requestId: context.requestId, route: context.route, error: cause });
+    if (error.status >= 500) {
+      log.error('request failed', { requestId: context.requestId, route: context.route, error: cause });
+      traceError(cause);
+    }
     const { req, res } = context;
     if (res.headersSent || res.destroyed) {
       res.destroy();
@@ -278,7 +292,7 @@ export function createService({ routes, log, settings, registry = new prom.Regis
   return service;
 }
 
-/** Run `start()` as a process: one clear line and exit 1 when it cannot start; SIGTERM drains, then `release()`, then exit 0. */
+/** Run `start()` as a process: one clear line and exit 1 when it cannot start; SIGTERM drains, then `release()` and the last spans, then exit 0. */
 export async function run(name, start) {
   const log = createLog(name);
   const stopping = new Promise((resolve) => {
@@ -286,7 +300,9 @@ export async function run(name, start) {
   });
   process.on('unhandledRejection', (error) => log.error('unhandled rejection', { error }));
   let started;
+  let stopTracing;
   try {
+    stopTracing = await startTracing(name, log);
     started = await start(log);
     await started.service.listen();
   } catch (error) {
@@ -294,7 +310,7 @@ export async function run(name, start) {
     process.exit(1);
   }
   const clean = await started.service.stop(await stopping);
-  await Promise.race([started.release?.(), sleep(3000)]);
+  await Promise.race([Promise.allSettled([started.release?.(), stopTracing()]), sleep(3000)]);
   log.info('stopped', { clean });
   process.exit(clean ? 0 : 1);
 }

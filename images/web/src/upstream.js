@@ -1,6 +1,7 @@
 import http from 'node:http';
 import { pipeline } from 'node:stream';
 import { HttpError } from './service.js';
+import { traceCall, traceHeaders, traceStatus } from './tracing.js';
 
 const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'host', 'expect']);
 
@@ -48,51 +49,60 @@ export function createUpstream(settings, log) {
     return call;
   }
 
-  const unavailable = (error) => (error.code === 'ETIMEDOUT'
-    ? new HttpError(504, 'the API did not answer in time')
-    : new HttpError(502, 'the API is not available', { headers: { 'Retry-After': 1 } }));
+  const server = { 'server.address': base.hostname, 'server.port': Number(base.port) || 80 };
+  /** Do one call of the API for a request; what ends it is a refusal for the client. */
+  async function call({ requestId }, method, work) {
+    try {
+      return await traceCall(() => [method, { ...server, 'http.request.method': method }], work);
+    } catch (error) {
+      if (error instanceof HttpError) throw error;
+      log.warn('the API is not available', { requestId, error });
+      throw error.code === 'ETIMEDOUT'
+        ? new HttpError(504, 'the API did not answer in time')
+        : new HttpError(502, 'the API is not available', { headers: { 'Retry-After': 1 } });
+    }
+  }
 
   function forward(context) {
     const { req, res, requestId } = context;
-    return new Promise((resolve, reject) => {
+    return call(context, req.method, (span) => new Promise((resolve, reject) => {
       const hasBody = req.headers['content-length'] > 0 || 'transfer-encoding' in req.headers;
       const headers = {
         ...kept(req.headers), host: base.host, 'x-request-id': requestId, 'x-forwarded-for': forwardedFor(context),
-        ...(req.headers.host && { 'x-forwarded-host': req.headers.host }),
+        ...(req.headers.host && { 'x-forwarded-host': req.headers.host }), ...traceHeaders(),
       };
-      const call = open({
+      const sent = open({
         method: req.method, path: req.url, headers, hasBody,
         send: (request) => { if (hasBody) req.pipe(request); else request.end(); },
         onResponse: (answer) => {
+          traceStatus(span, answer.statusCode);
           res.writeHead(answer.statusCode, { ...kept(answer.headers), 'x-request-id': requestId });
           pipeline(answer, res, (error) => {
             if (error) res.destroy();
             resolve();
           });
         },
-        onError: (error) => {
-          log.warn('the API is not available', { requestId, error });
-          reject(unavailable(error));
-        },
+        onError: reject,
       });
-      res.on('close', () => { if (!res.writableFinished) call.request.destroy(); });
-    });
+      res.on('close', () => { if (!res.writableFinished) sent.request.destroy(); });
+    }));
   }
 
   function get(context, path, { method = 'GET', body } = {}) {
     const text = body && JSON.stringify(body);
-    return new Promise((resolve, reject) => {
+    return call(context, method, (span) => new Promise((resolve, reject) => {
       const headers = {
         host: base.host, accept: 'application/json', 'x-request-id': context.requestId, 'x-forwarded-for': forwardedFor(context),
-        ...(text && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
+        ...(text && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }), ...traceHeaders(),
       };
       open({
         method, path, headers, hasBody: Boolean(text),
         send: (request) => request.end(text),
         onResponse: (answer) => {
+          traceStatus(span, answer.statusCode);
           const chunks = [];
           answer.on('data', (chunk) => chunks.push(chunk));
-          answer.on('error', (error) => reject(unavailable(error)));
+          answer.on('error', reject);
           answer.on('end', () => {
             try {
               const json = JSON.parse(Buffer.concat(chunks).toString('utf8') || '{}');
@@ -102,12 +112,9 @@ export function createUpstream(settings, log) {
             }
           });
         },
-        onError: (error) => {
-          log.warn('the API is not available', { requestId: context.requestId, error });
-          reject(unavailable(error));
-        },
+        onError: reject,
       });
-    });
+    }));
   }
 
   return { forward, get, close: () => agent.destroy() };

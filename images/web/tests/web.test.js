@@ -4,10 +4,12 @@ import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import test, { after, before } from 'node:test';
+import { caller, startReceiver } from '../../api/tests/receiver.js';
 
 const main = new URL('../src/main.js', import.meta.url).pathname;
 const PRODUCT = { id: '7f1f0ad2-9d0b-4d5e-8d5f-0d3f8ad0c001', name: '<b>Lamp</b>', description: 'Warm & "bright"', price: 19.9 };
 const seen = [];
+const children = [];
 let api;
 let web;
 
@@ -23,6 +25,7 @@ async function until(what, condition, ms = 10000) {
 
 async function startWeb(env) {
   const child = spawn(process.execPath, [main], { env: { PATH: process.env.PATH, PORT: '0', SHUTDOWN_DELAY_MS: '700', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  children.push(child);
   let output = '';
   child.stdout.on('data', (chunk) => { output += chunk; });
   child.stderr.on('data', (chunk) => { output += chunk; });
@@ -72,14 +75,14 @@ before(async () => {
   web = await startWeb({ API_URL: `http://127.0.0.1:${api.address().port}`, API_TIMEOUT_MS: '1000' });
 });
 after(() => {
-  web?.child.kill('SIGKILL');
+  for (const child of children) child.kill('SIGKILL');
   api?.closeAllConnections();
   api?.close();
 });
 
-test('service.js is the same file as the API’s', () => {
+test('service.js and tracing.js are the same files as the API’s', () => {
   const text = (path) => readFileSync(new URL(path, import.meta.url), 'utf8');
-  assert.equal(text('../src/service.js'), text('../../api/src/service.js'));
+  for (const name of ['service.js', 'tracing.js']) assert.equal(text(`../src/${name}`), text(`../../api/src/${name}`), name);
 });
 
 test('a missing or wrong API_URL: one line that names it, exit 1', () => {
@@ -173,6 +176,47 @@ test('the API away or too slow: 502 and 504, JSON below /api, a page elsewhere',
   assert.match(page.text, /<h1>502<\/h1>/);
   assert.equal((await request(`${alone.url}/api/health`)).status, 200);
   alone.child.kill('SIGKILL');
+});
+
+test('a request goes on with the caller’s trace, and the API with the request’s; log lines name it', async (t) => {
+  const receiver = await startReceiver();
+  t.after(() => receiver.stop());
+  const env = { API_URL: `http://127.0.0.1:${api.address().port}`, OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url };
+  const own = await startWeb(env);
+  /** One request with a caller's trace: what the API saw, the request's span and that of its call. */
+  async function traced(path, options = {}, from = own) {
+    const { traceId, headers } = caller();
+    const answer = await request(from.url + path, { ...options, headers });
+    const span = await until('its span', () => receiver.spans.find(({ kind, ...one }) => kind === 2 && one.traceId === traceId));
+    const call = await until('the span of its call', () => receiver.spans.find(({ kind, ...one }) => kind === 3 && one.traceId === traceId));
+    return { answer, traceId, span, call, parent: seen.at(-1).headers.traceparent };
+  }
+  for (const [path, options, route] of [['/search?q=lamp', {}, 'GET /search'], ['/api/products', { method: 'POST', body: '{"price":1}' }, 'POST /api/*']]) {
+    const { traceId, span, call, parent } = await traced(path, options);
+    assert.deepEqual([span.service, span.name, span.parentSpanId, span.status.code], ['citadelbuy-web', route, '00f067aa0ba902b7', 0]);
+    assert.deepEqual([call.name, call.parentSpanId, parent], [route.split(' ')[0], span.spanId, `00-${traceId}-${call.spanId}-01`]);
+    const line = await until('the log line', () => own.output().split('\n').find((text) => text.includes(`"traceId":"${traceId}"`)));
+    assert.deepEqual([JSON.parse(line).msg, JSON.parse(line).spanId], ['request', span.spanId]);
+    assert.deepEqual(call.attributes, { 'http.request.method': call.name, 'server.address': '127.0.0.1', 'server.port': api.address().port, 'http.response.status_code': route.startsWith('GET') ? 200 : 201 });
+  }
+  const missing = await traced('/products/unknown');
+  assert.deepEqual([missing.span.status.code, missing.call.status.code, missing.call.attributes['error.type']], [0, 2, '404']);
+  const cut = await traced('/api/never', {}, await startWeb({ ...env, API_TIMEOUT_MS: '100' }));
+  assert.deepEqual([cut.answer.status, cut.span.status.code, cut.span.attributes['error.type'], cut.call.attributes['error.type']], [504, 2, '504', 'ETIMEDOUT']);
+
+  const unwanted = caller({ sampled: false });
+  await request(`${own.url}/api/products?limit=1`, { headers: unwanted.headers });
+  assert.match(seen.at(-1).headers.traceparent, new RegExp(`^00-${unwanted.traceId}-[0-9a-f]{16}-00$`), 'the API is told not to trace either');
+  for (const path of ['/api/health', '/metrics']) await request(own.url + path, { headers: caller().headers });
+  await traced('/');
+  assert.deepEqual(receiver.spans.filter(({ name, ...one }) => one.traceId === unwanted.traceId || /health|metrics/.test(name)), []);
+  assert.doesNotMatch(receiver.text(), /lamp|unknown/);
+});
+
+test('without tracing the caller’s traceparent goes to the API as it came', async () => {
+  const { headers } = caller();
+  await request(`${web.url}/api/products?limit=1`, { headers });
+  assert.equal(seen.at(-1).headers.traceparent, headers.traceparent);
 });
 
 test('SIGTERM under load: not ready at once, every accepted request is answered, exit 0', async () => {
