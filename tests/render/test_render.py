@@ -226,6 +226,24 @@ def test_one_image_one_migration() -> None:
     assert all(name.startswith("citadelbuy-api-migrate-") for name in names)
 
 
+@pytest.mark.parametrize("switch", ["true", "false"])
+def test_api_and_web_are_traced_where_asked_and_the_migration_never(switch: str) -> None:
+    sets = list(rendering.render_inventory("local", ["applications"], platform_traces=switch))
+    found = {}
+    for manifest in manifests(sets, "Deployment", "Job"):
+        (container,) = pod_template(manifest.body)["spec"]["containers"]
+        found[container["name"]] = {
+            item["name"]: item["value"] for item in container["env"] if item["name"].startswith("OTEL_")
+        }
+    common = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger.citadelbuy-monitoring:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "1",
+    }
+    traced = {name: {"OTEL_SERVICE_NAME": f"citadelbuy-{name}"} | common for name in ("api", "web")}
+    assert found == {"migration": {}} | (traced if switch == "true" else {"api": {}, "web": {}})
+
+
 @pytest.mark.parametrize("patroni", [True, False])
 def test_postgres_with_and_without_patroni(patroni: bool) -> None:
     sets = [
