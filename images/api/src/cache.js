@@ -31,7 +31,7 @@ export function createCache(settings, log) {
 
   const store = { 'db.system.name': 'redis', 'server.address': settings.REDIS_HOST, 'server.port': settings.REDIS_PORT };
   /** Run a command; its name is for the trace, which its keys are not. */
-  const command = (name, run, ms = 500) => traceCall(name, { ...store, 'db.operation.name': name }, () => {
+  const command = (name, run, ms = 500) => traceCall(() => [name, { ...store, 'db.operation.name': name }], () => {
     if (!client.isReady) return Promise.reject(new Error('not connected'));
     return within(ms, run(client));
   });

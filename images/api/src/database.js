@@ -41,19 +41,18 @@ export function createDatabase(settings, log) {
   probe.on('error', failed);
 
   const store = { 'db.system.name': 'postgresql', 'db.namespace': settings.DATABASE_NAME, 'server.address': settings.DATABASE_HOST, 'server.port': settings.DATABASE_PORT };
-  /** Run one statement once. Its text goes into the trace, its values do not: so a statement has all of them as parameters. */
-  function once(text, values) {
+  /** A statement in the trace. Its text is there, its values are not: so a statement has all of them as parameters. */
+  function spanOf(text) {
     const [, verb, table] = OPERATION.exec(text) ?? [];
     const operation = verb?.split(' ', 1)[0];
-    const attributes = { ...store, 'db.operation.name': operation, 'db.collection.name': table, 'db.query.text': text };
-    return traceCall(operation ? `${operation} ${table}` : 'postgresql', attributes, () => pool.query(text, values));
+    return [operation ? `${operation} ${table}` : 'postgresql', { ...store, 'db.operation.name': operation, 'db.collection.name': table, 'db.query.text': text }];
   }
 
   /** Run one statement, again on a new connection when the old one broke: so only statements that may run twice. */
   async function query(text, values) {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await once(text, values);
+        return await traceCall(() => spanOf(text), () => pool.query(text, values));
       } catch (error) {
         if (!isUnavailable(error) || attempt >= RETRY_AFTER_MS.length) throw error;
         await new Promise((resolve) => { setTimeout(resolve, RETRY_AFTER_MS[attempt]); });

@@ -46,7 +46,7 @@ export function createSearch(settings) {
   /** Every call may be repeated, so one that met a connection which the server had just closed is. */
   function call(operation, method, path, body, options) {
     const sent = body === undefined || typeof body === 'string' ? body : JSON.stringify(body);
-    return traceCall(operation, { ...store, 'db.operation.name': operation, 'http.request.method': method }, async (span) => {
+    return traceCall(() => [operation, { ...store, 'db.operation.name': operation, 'http.request.method': method }], async (span) => {
       const answer = await once(method, path, sent, options).catch((error) => {
         if (!error.stale) throw error;
         return once(method, path, sent, options);

@@ -238,7 +238,7 @@ test('without an endpoint nothing is traced, and the library is not loaded', asy
 });
 
 test('wrong settings: one line that names all of them, exit 1', () => {
-  const ended = (more) => spawnSync(process.execPath, [main], { env: { PATH: process.env.PATH, ...traced('http://127.0.0.1:9', more) }, encoding: 'utf8' });
+  const ended = (more) => spawnSync(process.execPath, [main], { env: { PATH: process.env.PATH, ...traced('http://127.0.0.1:9', more) }, encoding: 'utf8', timeout: 20000 });
   for (const OTEL_TRACES_SAMPLER_ARG of ['1.1', '-0.1', 'half', ' ']) {
     const { status, stderr } = ended({ OTEL_TRACES_SAMPLER_ARG });
     assert.deepEqual([status, stderr], [1, 'citadelbuy-api: cannot start: environment variable OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1\n']);

@@ -102,9 +102,10 @@ export function traceError(error) {
   span.recordException({ name: type, stack: error.stack?.match(/^ +at .*$/gm)?.join('\n') });
 }
 
-/** Do a call to another service, inside a span where the request is sampled; `work` gets the span. */
-export function traceCall(name, attributes, work) {
+/** Do a call to another service, inside a span where the request is sampled: `describe` is asked for its name and attributes, `work` gets it. */
+export function traceCall(describe, work) {
   if (!activeSpan()) return work(UNSAMPLED);
+  const [name, attributes] = describe();
   return tracer.startActiveSpan(name, { kind: SpanKind.CLIENT, attributes }, async (span) => {
     try {
       return await work(span);

@@ -53,7 +53,7 @@ export function createUpstream(settings, log) {
   /** Do one call of the API for a request; what ends it is a refusal for the client. */
   async function call({ requestId }, method, work) {
     try {
-      return await traceCall(method, { ...server, 'http.request.method': method }, work);
+      return await traceCall(() => [method, { ...server, 'http.request.method': method }], work);
     } catch (error) {
       if (error instanceof HttpError) throw error;
       log.warn('the API is not available', { requestId, error });
