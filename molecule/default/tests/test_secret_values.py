@@ -3,10 +3,12 @@
 Searched for are the values of all Secrets of the platform's namespaces, one that a run would add, and the keys of the
 embedded cluster itself. Searched are: what Ansible prints at its highest verbosity, with --diff, and as diagnose; its
 reports and temporary files; the checkout's .cache; every object of the cluster that can be listed (of Secrets, all but
-their data); the logs of every container; the arguments and the environment of all processes while playbooks run; and
-the cluster's whole state folder: its logs, the audit log, etcd, and all volumes, those of PostgreSQL too.
+their data); the logs of every container, and the lines that VictoriaLogs keeps; the arguments and the environment of
+all processes while playbooks run; and the cluster's whole state folder: its logs, the audit log, etcd, and all volumes,
+those of PostgreSQL too.
 
-Of the state folder the files of images are left out, which are older than the secrets. Volumes of Secrets lie in
+Of the state folder the files of images are left out, which are older than the secrets, and VictoriaLogs' volume, which
+is packed: it is asked for all its lines instead. Volumes of Secrets lie in
 memory and cannot be seen from outside of the node. In each kind of place a harmless marker is planted, and must be
 found there.
 """
@@ -24,6 +26,8 @@ import secrets
 import sys
 import tempfile
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +36,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import CHECKOUT, CLUSTER
+from conftest import CHECKOUT, CLUSTER, forwarded
 
 sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
@@ -43,8 +47,12 @@ NAMESPACES = ("citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes")
 NOT_SECRET = ("DATABASE_USER", "ELASTICSEARCH_USERNAME")
 """Keys of Secrets that are users' names, which objects and logs may hold."""
 
-LEFT_OUT = ("*/io.containerd.content.v1.content", "*/io.containerd.snapshotter.v1.*", "*/var/log/pods/*.tmp")
-"""Of the state folder: the files of images, and a log that the kubelet is packing, which is beside it as it was."""
+LEFT_OUT = (
+    *("*/io.containerd.content.v1.content", "*/io.containerd.snapshotter.v1.*", "*/var/log/pods/*.tmp"),
+    "*/local-path/*_data-victoria-logs-0",
+)
+"""Of the state folder: the files of images, a log that the kubelet is packing, which is beside it as it was, and what
+is searched as kept logs."""
 
 HOLDERS = {
     "the encryption key": ("api-server/encryption.yaml",),
@@ -65,6 +73,7 @@ IN_ENVIRONMENT = {
 }
 """Containers of the platform whose programs may have values in their environment, and why."""
 
+ARRIVAL = 60.0  # seconds until a line that was written is found
 PLANTED = f"planted-{secrets.token_hex(12)}"
 GIVEN = "given/SENDGRID_API_KEY"
 KINDS = (
@@ -74,6 +83,7 @@ KINDS = (
     "reports",
     "objects",
     "container logs",
+    "kept logs",
     "state folder",
     "temporary files",
     "arguments",
@@ -164,6 +174,19 @@ def logs(kubectl: Any) -> Iterator[tuple[str, str]]:
         yield from zip(map(" ".join, asked), pool.map(lambda words: kubectl(*words), asked), strict=True)
 
 
+def kept_logs() -> bytes:
+    """All lines that VictoriaLogs keeps, once it has the planted one."""
+    end = time.monotonic() + ARRIVAL
+    with forwarded("victoria-logs", 9428) as url:
+        while True:
+            with urllib.request.urlopen(f"{url}/select/logsql/query", b"query=_time:1d", timeout=60) as answer:
+                lines = answer.read()
+            if PLANTED.encode() in lines:
+                return lines
+            assert time.monotonic() < end, f"VictoriaLogs does not have the planted line within {ARRIVAL:.0f} s"
+            time.sleep(1)
+
+
 def objects(kubectl: Any) -> Iterator[tuple[str, str]]:
     """Every object that can be listed, as JSON; of Secrets, all but their data."""
     kinds = set(kubectl("api-resources", "--verbs=list,get", "--output", "name").split()) - {"secrets"}
@@ -236,6 +259,7 @@ def places(kubectl: Any, play: Any, tmp_path_factory: Any) -> Iterator[dict[str,
             found["objects"].text(name, text)
         for name, text in logs(kubectl):
             found["container logs"].text(name, text)
+        found["kept logs"].text("VictoriaLogs", kept_logs())
         temporary = [CHECKOUT / ".cache", Path.home() / ".ansible/tmp", *Path(tempfile.gettempdir()).glob("ansible*")]
         for path in temporary:
             found["temporary files"].path(path)
