@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -118,6 +119,27 @@ def forms(value: bytes) -> dict[bytes, str]:
     return {squeezed(form): name for form, name in found.items()}
 
 
+class _Data:
+    """A file without its holes: zeros that take no room, of which a data base may set aside gigabytes."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file, self.end = file, 0  # of the data that is being read
+
+    def read1(self, size: int) -> bytes:
+        """At most so many of the next bytes; none at the end."""
+        position = self.file.tell()
+        if position >= self.end:
+            try:
+                position = os.lseek(self.file.fileno(), position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return b""
+            self.end = os.lseek(self.file.fileno(), position, os.SEEK_HOLE)
+            self.file.seek(position)
+        return self.file.read(min(size, self.end - position))
+
+
 class Search:
     """A search for the values of secrets; what it has come upon is in `found` and `unreadable`."""
 
@@ -172,8 +194,8 @@ class Search:
                 self._name(place, os.readlink(path))
             if not stat.S_ISREG(mode):
                 return
-            with path.open("rb") as file:
-                content = self._drained(place, file)
+            with path.open("rb", buffering=0) as file:
+                content = self._drained(place, _Data(file))
         except FileNotFoundError as error:
             if not below:  # else gone since it was listed
                 self._cannot(place, error.strerror)
@@ -236,7 +258,7 @@ class Search:
             if content[archive.offset :].strip(b"\0"):
                 self._cannot(place, f"damaged: no tar header at byte {archive.offset}")
 
-    def _drained(self, place: str, file: IO[bytes]) -> bytes:
+    def _drained(self, place: str, file: IO[bytes] | _Data) -> bytes:
         """All of a file, or what of it can be read."""
         content = io.BytesIO()
         try:

@@ -192,6 +192,19 @@ def test_what_is_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.unreadable == ["file!(gzip) cannot be searched: longer than 2097152 bytes, the rest is not searched"]
 
 
+def test_holes_of_a_file_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_search, "LARGEST", 2**21)
+    with (tmp_path / "file").open("wb") as file:
+        for gigabytes in (0, 1, 2):
+            file.seek(gigabytes * 2**30)
+            file.write(b"nothing" if gigabytes != 1 else PLAIN.encode())
+        file.truncate(3 * 2**30)
+    one = search()
+    one.path(tmp_path / "file")
+    assert {find.place for find in one.found} == {str(tmp_path / "file")}
+    assert not one.unreadable
+
+
 def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
