@@ -9,6 +9,8 @@ import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from conftest import actions
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 CONFIG = """
 apiVersion: v1
@@ -73,6 +75,30 @@ spec:
   maxReplicas: 10
 """
 
+CERTIFICATE = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: server
+  namespace: {{ ns }}
+  annotations: {citadelbuy.io/certificate: "server.test.svc,server"}
+type: kubernetes.io/tls
+data: {}
+"""
+FIXED = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: cipher
+  namespace: {{ ns }}
+  annotations: {citadelbuy.io/fixed: cipher}
+data:
+{% if cipher %}
+  cipher: {{ cipher | b64encode }}
+{% else %}
+  {}
+{% endif %}
+"""
 SECRET = """
 apiVersion: v1
 kind: Secret
@@ -282,6 +308,30 @@ def test_two_runs_at_once_generate_one_value(deploy, live):
     assert [outcome.errors for outcome in outcomes] == [[]] * 4
     for outcome in outcomes:
         assert values(outcome.applied[0].after) == kept
+
+
+def test_a_certificate_is_made_once_for_its_names(deploy, live):
+    assert actions(deploy(CERTIFICATE, check=True)) == ["created"]
+    assert actions(deploy(CERTIFICATE)) == ["created"]
+    made = values(live("secrets/server"))
+    certificate = x509.load_pem_x509_certificate(made["tls.crt"].encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["server.test.svc", "server"]
+    certificate.verify_directly_issued_by(certificate)
+    key = serialization.load_pem_private_key(made["tls.key"].encode(), None)
+    assert key.public_key() == certificate.public_key()
+    assert actions(deploy(CERTIFICATE)) == ["unchanged"]
+    assert values(live("secrets/server")) == made
+
+
+def test_a_fixed_value_is_never_changed(deploy, live):
+    assert actions(deploy(FIXED, cipher="first-cipher-value")) == ["created"]
+    (error,) = deploy(FIXED, cipher="other-cipher-value").errors
+    assert "the inventory's value of cipher is not the one in use" in error
+    assert "cipher-value" not in error
+    assert values(live("secrets/cipher"))["cipher"] == "first-cipher-value"
+    # Neither by leaving it out.
+    assert "the inventory's value of cipher is not" in deploy(FIXED, cipher="").errors[0]
 
 
 def test_a_diff_is_clean_and_masked(deploy):
