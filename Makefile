@@ -68,6 +68,13 @@ drill-alerts: $(STAMP) ## Faults that must bring the right alert to a webhook in
 	CITADELBUY_ALERTS_CLUSTER=alerts pytest -s tests/alerts
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-backup
+drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without their place, damaged: on a cluster of its own
+	@variables='-e local_cluster_name=backup -e local_cluster_api_port=17448 -e platform_backups=true'
+	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
+	CITADELBUY_BACKUP_CLUSTER=backup pytest -s tests/backup
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py

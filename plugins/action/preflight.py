@@ -112,10 +112,12 @@ class ActionModule(EngineAction):
         return [f"secret {problem}" for problem in found]
 
     def _without_digest(self, role: Role, variables: dict[str, Any]) -> list[str]:
-        """The variables of a role (`<role>_..._image`) whose image has no digest."""
-        scope = role.scope(variables)
+        """The variables of a role (`<role>_..._image`) whose image has no digest, where the role makes anything."""
+        scope = role.scope(variables) | typed(role, variables, self._templar)
         templar = self._templar.copy_with_new_env(available_variables=scope)
-        found = []
+        found: list[str] = []
+        if not templar.template(scope.get(f"{role.name}_enabled", True)):
+            return found
         for name in sorted(name for name in role.options if name.endswith("_image")):
             image = str(templar.template(scope[name]))
             if not container_rules.DIGEST.search(image):

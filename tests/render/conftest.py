@@ -29,13 +29,15 @@ with warnings.catch_warnings():  # it prepares the collections again
     warnings.simplefilter("ignore")
     _spec.loader.exec_module(unit)
 
+EVERYTHING = {"platform_logs": True, "platform_traces": True, "platform_backups": True}
 KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
 
 
-@pytest.fixture(scope="session", params=rendering.INVENTORIES)
+@pytest.fixture(scope="session", params=[*rendering.INVENTORIES, "local, with all"])
 def inventory(request: pytest.FixtureRequest) -> list[rendering.Rendered]:
-    """All sets of an inventory, rendered."""
-    return list(rendering.render_inventory(request.param))
+    """All sets of an inventory, rendered; of one also with what it has off."""
+    name, _, everything = request.param.partition(",")
+    return list(rendering.render_inventory(name, **(EVERYTHING if everything else {})))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         server.start()
         cluster = Cluster.from_kubeconfig("test", str(server.kubeconfig))
-        for rendered in rendering.render_inventory("prod"):
+        for rendered in rendering.render_inventory("local", **EVERYTHING):
             first = [item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount")]
             parent = Parent(cluster, rendered.set_name, "citadelbuy")
             assert Applier(cluster, parent, Policy(prune=False)).apply(first).errors == []

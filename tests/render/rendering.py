@@ -52,6 +52,9 @@ STAND_INS = {
         "jwt_secret",
         "session_secret",
         "grafana_admin_password",
+        "backup_s3_access_key",
+        "backup_s3_secret_key",
+        "backup_cipher_key",
     )
 }
 

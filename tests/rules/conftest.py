@@ -17,7 +17,8 @@ import rendering
 def rendered_rules(inventory: str, folder: Path) -> Path:
     """Write the rule files of an inventory's first cluster; backups are expected, as nothing else is left out."""
     without_secrets = {"secrets_grafana_admin_password": rendering.STAND_IN, "secrets_alertmanager": {}}
-    sets = rendering.render_inventory(inventory, alerts_backups_enabled=True, **without_secrets)
+    backups = {"alerts_backups_enabled": True, "alerts_backups_stores": ["postgres", "redis", "elasticsearch"]}
+    sets = rendering.render_inventory(inventory, **backups, **without_secrets)
     (rules,) = next(rendered for rendered in sets if rendered.role == "alerts").manifests
     assert rules.name == "prometheus-rules"
     for name, text in rules.body["data"].items():

@@ -52,13 +52,7 @@ rules:
 REASONS = {
     ("", "", "namespaces", "get"): "they are read so where they stand without this project's label",
     ("", "", "namespaces", "create"): "preflight asks, as site.yml makes them where an administrator runs it",
-    (
-        NAMESPACE,
-        "",
-        "pods/exec",
-        "create",
-    ): "asked beside get since Kubernetes 1.35, alone before WebSockets; not audited",
-    (NAMESPACE, "", "pods/portforward", "create"): "the same",
+    (NAMESPACE, "", "pods/portforward", "create"): "asked beside get since Kubernetes 1.35; not audited",
     (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
     (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
     (NODES, "apps", "daemonsets", "watch"): "it is ready here before it is waited for",
@@ -73,6 +67,7 @@ REASONS = {
 # Whom it gives rights: namespace or "", name of the role and of its binding.
 GIVEN = [
     (NAMESPACE, "postgres"),
+    (NAMESPACE, "postgres-backup"),
     *((namespace, name) for namespace in (NAMESPACE, MONITORING) for name in ("prometheus", "kube-state-metrics")),
     (NODES, "prometheus"),
     *(("", f"citadelbuy-{name}.{MONITORING}") for name in ("prometheus", "kube-state-metrics")),
@@ -141,6 +136,19 @@ spec:
       restartPolicy: Never
 {{ pod }}
 ---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: goes, namespace: {{ ns }}}
+spec:
+  schedule: "@yearly"
+  jobTemplate:
+    spec:
+      suspend: true
+      template:
+        spec:
+          restartPolicy: Never
+{{ pod | indent(4, first=true) }}
+---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {name: goes, namespace: {{ ns }}}
@@ -192,6 +200,7 @@ class Site:
             "network_policies_api_server_ports": [f"{self.server.port}/TCP"],
             "platform_logs": True,
             "platform_traces": True,
+            "platform_backups": True,
         }
         command = [
             program,

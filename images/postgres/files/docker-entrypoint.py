@@ -32,6 +32,9 @@ API_PORT = 8008
 API_TIMEOUT = 30
 """Seconds that a new primary may take to have its settings in the cluster's store."""
 
+ARCHIVE_COMMAND = "pgbackrest archive-push %p || { pgbackrest stanza-create && pgbackrest archive-push %p; }"
+"""The first segment of a new platform finds no stanza. One of another database is refused by pgBackRest, and stays."""
+
 DEFAULT_PARAMETERS = {"shared_preload_libraries": "pg_stat_statements", "password_encryption": "scram-sha-256"}
 INITDB = {"encoding": "UTF8", "locale": "C.UTF-8", "auth-local": "peer", "auth-host": "scram-sha-256"}
 
@@ -153,6 +156,14 @@ def passwords() -> tuple[str, str]:
     return superuser, setting("POSTGRES_REPLICATION_PASSWORD") or superuser
 
 
+def archiving() -> dict[str, Any]:
+    """Return the parameters that archive the WAL; each member's own, so that they are in force when it starts."""
+    if not os.environ.get("PGBACKREST_STANZA"):
+        return {}
+    timeout = os.environ.get("POSTGRES_ARCHIVE_TIMEOUT", "60")
+    return {"archive_mode": "on", "archive_command": ARCHIVE_COMMAND, "archive_timeout": timeout}
+
+
 def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
     """Return Patroni's configuration; what PATRONI_* variables say overrides it."""
     superuser, replicator = passwords()
@@ -194,7 +205,7 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
                 "superuser": {"username": SUPERUSER, "password": superuser},
                 "replication": {"username": REPLICATOR, "password": replicator},
             },
-            "parameters": {"unix_socket_directories": SOCKETS},
+            "parameters": {"unix_socket_directories": SOCKETS} | archiving(),
             "pg_hba": access_rules(),
             "pg_ident": socket_users(SUPERUSER, REPLICATOR, identifier("POSTGRES_USER", SUPERUSER)),
             "basebackup": [{"checkpoint": "fast"}],

@@ -29,6 +29,7 @@ OURS = {
     "network_policies_namespace": "citadelbuy",
     "network_policies_monitoring_namespace": "citadelbuy-monitoring",
     "network_policies_nodes_namespace": "citadelbuy-nodes",
+    "network_policies_backups_enabled": True,
     "network_policies_logs_enabled": True,
     "network_policies_traces_enabled": True,
 }
@@ -37,6 +38,8 @@ NAME = "app.kubernetes.io/name"
 # Pods that the deployed platform does not have right now, and some that nobody has thought of.
 STAND_INS = [
     ("citadelbuy", "migration", {NAME: "citadelbuy-migration"}),
+    ("citadelbuy", "backup", {NAME: "postgres-backup"}),
+    ("citadelbuy", "restore", {NAME: "postgres-restore"}),
     ("citadelbuy", "unknown", {NAME: "unknown"}),
     ("citadelbuy-monitoring", "unknown", {NAME: "unknown"}),
     (STRANGERS, "stranger", {NAME: "stranger"}),

@@ -44,7 +44,7 @@ from secret_search import Search
 
 STATE = Path("/var/lib/citadelbuy", CLUSTER)
 NAMESPACES = ("citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes")
-NOT_SECRET = ("DATABASE_USER", "ELASTICSEARCH_USERNAME")
+NOT_SECRET = ("DATABASE_USER", "ELASTICSEARCH_USERNAME", "BACKUP_S3_ACCESS_KEY")
 """Keys of Secrets that are users' names, which objects and logs may hold."""
 
 LEFT_OUT = (
@@ -68,6 +68,7 @@ IN_ENVIRONMENT = {
     "citadelbuy-migration/migration": "as the API",
     "elasticsearch/elasticsearch": "the official image takes its first password so",
     "elasticsearch/exporter": "it takes its password so",
+    "object-store/object-store": "it takes its keys so",
     "redis/exporter": "it takes its password so",
     "redis/redis": "its probes' redis-cli takes its password so",
 }
