@@ -32,7 +32,10 @@ API_PORT = 8008
 API_TIMEOUT = 30
 """Seconds that a new primary may take to have its settings in the cluster's store."""
 
-ARCHIVE_COMMAND = "pgbackrest archive-push %p || { pgbackrest stanza-create && pgbackrest archive-push %p; }"
+PGBACKREST = "timeout 30 pgbackrest"
+"""It goes on trying for 80 s where it is refused, and as long nobody learns that the archiver fails."""
+
+ARCHIVE_COMMAND = f"{PGBACKREST} archive-push %p || {{ {PGBACKREST} stanza-create && {PGBACKREST} archive-push %p; }}"
 """The first segment of a new platform finds no stanza. One of another database is refused by pgBackRest, and stays."""
 
 DEFAULT_PARAMETERS = {"shared_preload_libraries": "pg_stat_statements", "password_encryption": "scram-sha-256"}
