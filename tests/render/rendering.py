@@ -91,9 +91,12 @@ def render_inventory(inventory: str, roles: Sequence[str] = ROLES, **overrides: 
             name: dict.fromkeys(inherited.get(name) or {}, STAND_IN)
             for name in ("secrets_third_party", "secrets_alertmanager")
         }
+        # Whoever deploys says where backups go.
+        unset = inherited.get("platform_backups_endpoint") == "CHANGE_ME"
+        place = {"platform_backups_endpoint": "s3.example.com"} if unset else {}
         for role in roles:
             folder = CHECKOUT / "roles" / role
-            variables = Role.load(folder, loader).scope(inherited | STAND_INS | dictionaries | overrides)
+            variables = Role.load(folder, loader).scope(inherited | STAND_INS | dictionaries | place | overrides)
             for set_name, templates in SETS[role]:
                 templar = Templar(loader=loader, variables=variables)
                 files = find_templates([templates], [folder])
