@@ -30,6 +30,7 @@ OURS = {
     "network_policies_monitoring_namespace": "citadelbuy-monitoring",
     "network_policies_nodes_namespace": "citadelbuy-nodes",
     "network_policies_backups_enabled": True,
+    "network_policies_object_store_enabled": True,
     "network_policies_logs_enabled": True,
     "network_policies_traces_enabled": True,
 }
