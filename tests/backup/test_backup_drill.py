@@ -112,7 +112,7 @@ def restore_pod(target: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": POD, "labels": {"app.kubernetes.io/name": POD}},
+        "metadata": {"name": POD, "labels": {"app.kubernetes.io/name": "postgres-backup-exporter"}},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,

@@ -40,7 +40,6 @@ NAME = "app.kubernetes.io/name"
 STAND_INS = [
     ("citadelbuy", "migration", {NAME: "citadelbuy-migration"}),
     ("citadelbuy", "backup", {NAME: "postgres-backup"}),
-    ("citadelbuy", "restore", {NAME: "postgres-restore"}),
     ("citadelbuy", "unknown", {NAME: "unknown"}),
     ("citadelbuy-monitoring", "unknown", {NAME: "unknown"}),
     (STRANGERS, "stranger", {NAME: "stranger"}),
