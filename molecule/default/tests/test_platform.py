@@ -13,6 +13,8 @@ TIERS = {
     "redis": "cache",
     "elasticsearch": "search",
     **dict(zip(APPS, ("api", "web"), strict=True)),
+    "object-store": "backup",
+    "postgres-backup-exporter": "backup",
 }
 EXPORTERS = {
     "postgres": (9187, "pg_up 1"),
@@ -23,7 +25,7 @@ EXPORTERS = {
 
 def owner(pod):
     """The workload that a pod belongs to."""
-    return next(name for name in TIERS if pod["metadata"]["name"].startswith(name))
+    return max((name for name in TIERS if pod["metadata"]["name"].startswith(name)), key=len)
 
 
 def test_every_pod_is_ready_and_never_restarted(pods):
@@ -112,7 +114,7 @@ def test_the_api_has_metrics(kubectl, pods):
 
 def test_volumes_are_bound(items):
     claims = {claim["metadata"]["name"]: claim["status"]["phase"] for claim in items("persistentvolumeclaims")}
-    assert claims == {f"data-{store}-0": "Bound" for store in STORES}
+    assert claims == {f"data-{store}-0": "Bound" for store in (*STORES, "object-store")}
 
 
 def test_autoscalers_follow_cpu_and_memory(items):
@@ -126,8 +128,8 @@ def test_autoscalers_follow_cpu_and_memory(items):
 
 
 def test_updates_keep_every_replica(items):
-    for deployment in items("deployments"):
-        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    deployments = {item["metadata"]["name"]: item["spec"]["strategy"]["rollingUpdate"] for item in items("deployments")}
+    assert {name: deployments[name]["maxUnavailable"] for name in APPS} == dict.fromkeys(APPS, 0)
     assert {item["metadata"]["name"].removesuffix("-pdb") for item in items("poddisruptionbudgets")} >= set(APPS)
 
 
