@@ -328,12 +328,7 @@ class Collector:
             ]
             for name, namespace in {"postgres": platform, "redis": platform, "elasticsearch": platform}.items()
         }
-        prometheus = [
-            pod
-            for namespace in self.snapshot.namespaces
-            for pod in self.snapshot.pods_of(namespace, {"app.kubernetes.io/name": "prometheus"})
-            if is_ready(pod)
-        ]
+        prometheus = ready_pod(pods, "prometheus")
         if named["postgres"]:
             jobs["postgres"] = lambda: self._postgres(named["postgres"])
             if any(self._port(pod, "patroni") for pod in named["postgres"]):
@@ -346,7 +341,7 @@ class Collector:
             if not found:
                 self._tell(name, f"no pod {name} runs, so nothing could be asked")
         if prometheus:
-            jobs["alerts"] = lambda: self._alerts(prometheus[0])
+            jobs["alerts"] = lambda: self._alerts(prometheus)
         else:
             self._tell("alerts", "no pod prometheus is ready, so there are no alerts to show")
         logs = ready_pod(pods, LOGS)

@@ -22,7 +22,7 @@ ERRORS = '(level:in(error,fatal,critical,panic) or level:"" (i(error) or i(fatal
 
 
 def ready_pod(pods: Iterable[Body], name: str) -> Body | None:
-    """The pod of LOGS or TRACES that may be asked; None where there is none, as where they are switched off."""
+    """A pod of this name that may be asked; None where there is none, as where the part is switched off."""
     named = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == name]
     return next((pod for pod in named if is_ready(pod)), None)
 
