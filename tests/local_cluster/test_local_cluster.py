@@ -220,7 +220,13 @@ def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
         options = [f"--image={image}", "--restart=Never", "--overrides", overrides, "--command"]
         kubectl("run", f"probe-{node}", *options, "--", "sh", "-c", read)
     for node in ("node1", "node2", "node3"):
-        kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/probe-{node}", "--timeout=60s")
+        try:
+            kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/probe-{node}", "--timeout=60s")
+        except AssertionError as error:
+            said = kubectl("describe", "pod", f"probe-{node}")
+            with contextlib.suppress(AssertionError):  # it may not have started
+                said += kubectl("logs", f"probe-{node}")
+            raise AssertionError(f"{error}\n{said}") from error
         kubectl("delete", "pod", f"probe-{node}", "--wait=false")
 
 

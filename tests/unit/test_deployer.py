@@ -55,10 +55,7 @@ REASONS = {
     (NAMESPACE, "", "pods/portforward", "create"): "asked beside get since Kubernetes 1.35; not audited",
     (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
     (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
-    (NODES, "apps", "daemonsets", "watch"): "it is ready here before it is waited for",
-    (NODES, "", "events", "list"): "why a collector is not ready",
-    (NODES, "", "events", "watch"): "the same",
-    (NODES, "", "pods/log", "get"): "the same",
+    (NODES, "", "pods/log", "get"): "why a collector is not ready",
 } | {
     (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
     for kind in ("exec", "portforward")
@@ -234,7 +231,7 @@ class Site:
         return [event for event in map(json.loads, lines) if event["user"]["username"] == USER]
 
 
-WATCHED = {"ReplicaSet": "deployments", "StatefulSet": "statefulsets", "Job": "jobs"}
+WATCHED = {"ReplicaSet": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets", "Job": "jobs"}
 
 
 def status_of(site: Site, pod: Body) -> Body | None:
