@@ -45,6 +45,11 @@ class Settings:
         return str(self._value("platform_namespace", "citadelbuy"))
 
     @property
+    def restore_namespace(self) -> str:
+        """Where backups are restored to be verified."""
+        return str(self._value("platform_restore_namespace", "citadelbuy-restore"))
+
+    @property
     def wait_timeout(self) -> float:
         """Seconds to wait for readiness."""
         return float(self._value("platform_wait_timeout", 300))
