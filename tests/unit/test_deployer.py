@@ -58,6 +58,15 @@ REASONS = {
     (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
     (NODES, "", "pods/log", "get"): "why a collector is not ready",
 } | {
+    (RESTORE, group, kind, verb): "a verification out of its turn: verify_backup.yml"
+    for group, kind, verbs in (
+        ("batch", "jobs", ("get", "list", "watch", "create")),
+        ("", "pods", ("list", "watch")),
+        ("", "events", ("list", "watch")),
+        ("", "pods/log", ("get",)),
+    )
+    for verb in verbs
+} | {
     (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
     for kind in ("exec", "portforward")
     for verb in ("get", "create")
