@@ -197,7 +197,7 @@ class _Pass:
                 live = None
             change.before = current = live
             if manifest.kind == "Secret":
-                current = generate(self.cluster, manifest, resource, live, self.dry)
+                current = generate(self.cluster, manifest, resource, live, self.dry, self.foreseen)
             if manifest.autoscaled and live and _owns_replicas(live):
                 # Dropping the field would scale to 1; once the autoscaler has changed it, it is the owner.
                 manifest.body["spec"]["replicas"] = live["spec"]["replicas"]

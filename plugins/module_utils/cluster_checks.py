@@ -143,7 +143,7 @@ class ClusterChecks:
             if resource:
                 kind = (manifest.key[0], resource.plural, manifest.namespace if resource.namespaced else None)
                 wanted.setdefault((*kind, ""), set()).add("list")
-                verbs = {"watch"} if manifest.key[0] in ("apps", "batch") else set()
+                verbs = {"watch"} if manifest.kind in WORKLOADS else set()
                 verbs |= set() if manifest.kind in GUARDED else {"delete"}  # prune
                 name = "" if resource.namespaced else manifest.name
                 wanted.setdefault((*kind, name), set()).update(APPLY, verbs)

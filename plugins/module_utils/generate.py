@@ -1,4 +1,4 @@
-"""Secret values over time: generated once and kept in the cluster, changed by rotations, and dated."""
+"""Secret values over time: generated once and kept in the cluster, copied, changed by rotations, and dated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import secrets
 import string
 import time
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import hash_keys
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -15,6 +16,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     Resource,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diff import KEEP
+from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
@@ -24,6 +26,7 @@ GENERATE = "citadelbuy.io/generate"  # generated where they are missing, then ke
 ROTATE = "citadelbuy.io/rotate"  # who uses these must be told first, so only a rotation changes them
 FIXED = "citadelbuy.io/fixed"  # what was encrypted with these is read with no others, so nothing changes them
 CERTIFICATE = "citadelbuy.io/certificate"  # names of a server, whose Secret's certificate and key are made once
+SAME_AS = "citadelbuy.io/same-as"  # `namespace/name:KEY,KEY ...`: these have the values of other Secrets, of earlier tasks
 ROTATED = "rotated.citadelbuy.io/"  # + key: when its value was changed last, for each key of a Secret that has ROTATE
 
 ALPHABET = string.ascii_letters + string.digits
@@ -37,15 +40,21 @@ def random_value() -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
 
 
-def generate(cluster: Cluster, manifest: Manifest, resource: Resource, live: Body | None, dry: bool) -> Body | None:
+def generate(
+    cluster: Cluster, manifest: Manifest, resource: Resource, live: Body | None, dry: bool, foreseen: Foreseen
+) -> Body | None:
     """Fill in what the cluster knows better than the template: generated and kept values, and times of change.
 
     New values are first applied alone by a field manager that exists once: of two runs at the same time one conflicts,
     and takes the other's values. Returns the Secret as it is then.
 
+    :param foreseen: what earlier tasks of the same check-mode run would have applied.
     :raises EngineError: where the template would change a value that only a rotation changes.
     """
     annotations = manifest.body["metadata"].get("annotations") or {}
+    if SAME_AS in annotations:
+        copied = copies(cluster, manifest, resource, str(annotations[SAME_AS]), foreseen)
+        manifest.body["data"] = (manifest.body.get("data") or {}) | copied
     if not annotations.keys() & {GENERATE, KEEP, ROTATE, FIXED, CERTIFICATE}:
         return live
     before = (live or {}).get("data") or {}
@@ -77,6 +86,31 @@ def generate(cluster: Cluster, manifest: Manifest, resource: Resource, live: Bod
         kept = _keys(manifest, KEEP)
         annotations |= ages(live, before, {key: value for key, value in data.items() if key not in kept})
     return live
+
+
+def copies(
+    cluster: Cluster, manifest: Manifest, resource: Resource, sources: str, foreseen: Foreseen
+) -> dict[str, str]:
+    """The values that other Secrets have now or, in check mode, would have had.
+
+    :raises EngineError: where one does not exist, or has no such key.
+    """
+    values = {}
+    for source in sources.split():
+        place, _, keys = source.partition(":")
+        namespace, _, name = place.partition("/")
+        live = cluster.get(resource, namespace, name)
+        planned = foreseen.get("Secret", namespace, name)
+        expected = f"{manifest}: it is to have the values of Secret {place}, which"
+        if live is None and planned is None:
+            raise EngineError(f"{expected} does not exist. To do: make that one first.")
+        hashes = hash_keys(live or {})
+        for key in keys.split(","):
+            if key not in (hashes if planned is None else planned):
+                raise EngineError(f"{expected} has no key {key}. To do: put it there first.")
+            known = live and (planned is None or hashes.get(key) == planned[key])
+            values[key] = live["data"][key] if live and known else base64.b64encode(PREDICTED.encode()).decode()
+    return values
 
 
 def ages(live: Body | None, before: dict[str, str], data: dict[str, str]) -> dict[str, str]:

@@ -25,6 +25,8 @@ description:
     Secret that the pods use rolls them.
   - A Secret's annotation C(citadelbuy.io/generate) names keys, separated by commas, that are generated once (32 letters
     and digits) and kept from then on.
+  - A Secret's annotation C(citadelbuy.io/same-as), as in C(shop/keys:USER,PASSWORD shop/tls:tls.crt), names keys whose
+    values are those of other Secrets, which earlier tasks have made; a pod reads Secrets of its own namespace alone.
   - C(spec.replicas) of a workload that a HorizontalPodAutoscaler of the same set scales is left to the autoscaler.
   - The cluster is that of the inventory host, by its variables C(cluster_kubeconfig) and C(cluster_context).
 options:

@@ -412,7 +412,7 @@ def test_redis_and_heap_settings_of_production(prod: Sets) -> None:
 
 def test_namespaces_enforce_restricted(inventory: Sets) -> None:
     found = {item.name: item.body["metadata"]["labels"] for item in manifests(inventory, "Namespace")}
-    assert set(found) - {"citadelbuy-nodes"} == {"citadelbuy", "citadelbuy-monitoring"}
+    assert set(found) - {"citadelbuy-nodes", "citadelbuy-restore"} == {"citadelbuy", "citadelbuy-monitoring"}
     for name, labels in found.items():
         level = "privileged" if name == "citadelbuy-nodes" else "restricted"
         assert all(labels[f"pod-security.kubernetes.io/{mode}"] == level for mode in ("enforce", "audit", "warn"))

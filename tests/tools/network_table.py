@@ -21,7 +21,7 @@ DOCUMENT = CHECKOUT / "docs/network.md"
 BEGIN, END = "<!-- edges: written by tests/tools/network_table.py -->", "<!-- end of edges -->"
 VARIABLE = re.compile(r"\{\{ (\w+) \}\}")
 # Who may call third parties.
-CALLERS = ("api", "alertmanager", "grafana", "postgres", "postgres-backup-exporter")
+CALLERS = ("api", "alertmanager", "grafana", "postgres", "postgres-backup-exporter", "postgres-verify")
 
 
 def load(file: str) -> dict[str, Any]:

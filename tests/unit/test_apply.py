@@ -85,6 +85,15 @@ metadata:
 type: kubernetes.io/tls
 data: {}
 """
+COPY = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: copy
+  namespace: {{ ns }}
+  annotations: {citadelbuy.io/same-as: "{{ ns }}/keys:password,other {{ ns }}/server:tls.crt"}
+data: {}
+"""
 FIXED = """
 apiVersion: v1
 kind: Secret
@@ -322,6 +331,39 @@ def test_a_certificate_is_made_once_for_its_names(deploy, live):
     assert key.public_key() == certificate.public_key()
     assert actions(deploy(CERTIFICATE)) == ["unchanged"]
     assert values(live("secrets/server")) == made
+
+
+def test_a_copy_has_the_values_of_its_sources_and_follows_them(deploy, live):
+    deploy(SECRET)
+    deploy(CERTIFICATE)
+    assert actions(deploy(COPY)) == ["created"]
+    copied, keys = values(live("secrets/copy")), values(live("secrets/keys"))
+    assert copied == {
+        "password": keys["password"],
+        "other": "first-secret-value",
+        "tls.crt": values(live("secrets/server"))["tls.crt"],
+    }
+    assert actions(deploy(COPY)) == ["unchanged"]
+    assert actions(deploy(COPY, check=True)) == ["unchanged"]
+    assert actions(deploy(SECRET, check=True, other="second-secret-value")) == ["changed"]
+    assert actions(deploy(COPY, check=True)) == ["changed"], "what the check has foreseen"
+    deploy(SECRET, other="second-secret-value")
+    assert actions(deploy(COPY)) == ["changed"]
+    assert values(live("secrets/copy")) == copied | {"other": "second-secret-value"}
+
+
+def test_a_copy_of_what_a_check_would_have_made_is_predicted(deploy):
+    for template in (SECRET, CERTIFICATE, COPY):
+        assert actions(deploy(template, check=True)) == ["created"]
+
+
+def test_a_copy_of_what_is_not_there_is_refused_by_both_names(deploy, namespace):
+    (error,) = deploy(COPY).errors
+    assert f"Secret {namespace}/copy: it is to have the values of Secret {namespace}/keys, which does not exist" in error
+    deploy(SECRET, generate="token")
+    deploy(CERTIFICATE)
+    (error,) = deploy(COPY, check=True).errors
+    assert f"Secret {namespace}/keys, which has no key password" in error
 
 
 def test_a_fixed_value_is_never_changed(deploy, live):

@@ -34,6 +34,7 @@ Body = dict[str, Any]
 Right = tuple[str, str, str, str]  # namespace or "", API group, resource, verb
 
 NAMESPACE, MONITORING, NODES = "citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes"
+RESTORE = "citadelbuy-restore"
 USER = f"system:serviceaccount:{NAMESPACE}:citadelbuy-deployer"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DELETE = {"dryRun": ["All"]}
@@ -56,6 +57,15 @@ REASONS = {
     (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
     (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
     (NODES, "", "pods/log", "get"): "why a collector is not ready",
+} | {
+    (RESTORE, group, kind, verb): "a verification out of its turn: verify_backup.yml"
+    for group, kind, verbs in (
+        ("batch", "jobs", ("get", "list", "watch", "create")),
+        ("", "pods", ("list", "watch")),
+        ("", "events", ("list", "watch")),
+        ("", "pods/log", ("get",)),
+    )
+    for verb in verbs
 } | {
     (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
     for kind in ("exec", "portforward")
@@ -90,7 +100,12 @@ apiVersion: v1
 kind: {{ kind }}
 metadata: {name: goes, namespace: {{ ns }}}
 {% endfor %}
-{% if ns == "citadelbuy-nodes" %}
+{% if ns == "citadelbuy-restore" %}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: goes, namespace: {{ ns }}}
+{% elif ns == "citadelbuy-nodes" %}
 ---
 apiVersion: apps/v1
 kind: DaemonSet
@@ -133,6 +148,19 @@ spec:
       restartPolicy: Never
 {{ pod }}
 ---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: goes, namespace: {{ ns }}}
+spec: {maxReplicas: 1, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: goes}}
+{% endif %}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: goes, namespace: {{ ns }}}
+spec: {maxUnavailable: 1, selector: {matchLabels: {app: goes}}}
+{% endif %}
+{% if ns in ("citadelbuy", "citadelbuy-restore") %}
+---
 apiVersion: batch/v1
 kind: CronJob
 metadata: {name: goes, namespace: {{ ns }}}
@@ -145,23 +173,13 @@ spec:
         spec:
           restartPolicy: Never
 {{ pod | indent(4, first=true) }}
----
-apiVersion: autoscaling/v2
-kind: HorizontalPodAutoscaler
-metadata: {name: goes, namespace: {{ ns }}}
-spec: {maxReplicas: 1, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: goes}}
-{% endif %}
----
-apiVersion: policy/v1
-kind: PodDisruptionBudget
-metadata: {name: goes, namespace: {{ ns }}}
-spec: {maxUnavailable: 1, selector: {matchLabels: {app: goes}}}
 {% endif %}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: goes, namespace: {{ ns }}}
 spec: {podSelector: {matchLabels: {app: goes}}}
+{% if ns != "citadelbuy-restore" %}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -173,6 +191,7 @@ kind: RoleBinding
 metadata: {name: goes, namespace: {{ ns }}}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: goes}
 subjects: [{kind: ServiceAccount, name: goes, namespace: {{ ns }}}]
+{% endif %}
 {% endif %}
 """
 
@@ -413,7 +432,7 @@ def rbac(kind: str, namespace: str, name: str) -> str:
 
 
 def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
-    for namespace in (NAMESPACE, MONITORING, NODES):
+    for namespace in (NAMESPACE, MONITORING, NODES, RESTORE):
         (tmp_path / namespace).mkdir()
         engine = Deployer(site.deployer, tmp_path / namespace, namespace)
         for everything in (True, False):

@@ -29,6 +29,7 @@ OURS = {
     "network_policies_namespace": "citadelbuy",
     "network_policies_monitoring_namespace": "citadelbuy-monitoring",
     "network_policies_nodes_namespace": "citadelbuy-nodes",
+    "network_policies_restore_namespace": "citadelbuy-restore",
     "network_policies_backups_enabled": True,
     "network_policies_object_store_enabled": True,
     "network_policies_logs_enabled": True,
@@ -41,6 +42,8 @@ STAND_INS = [
     ("citadelbuy", "migration", {NAME: "citadelbuy-migration"}),
     ("citadelbuy", "backup", {NAME: "postgres-backup"}),
     ("citadelbuy", "unknown", {NAME: "unknown"}),
+    ("citadelbuy-restore", "verify", {NAME: "postgres-verify"}),
+    ("citadelbuy-restore", "unknown", {NAME: "unknown"}),
     ("citadelbuy-monitoring", "unknown", {NAME: "unknown"}),
     (STRANGERS, "stranger", {NAME: "stranger"}),
     (STRANGERS, "impostor", {NAME: "citadelbuy-web"}),  # the right label in the wrong place

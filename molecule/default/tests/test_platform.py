@@ -52,7 +52,7 @@ def test_workloads_carry_the_common_labels(items):
 
 
 def test_pod_security_is_enforced_as_restricted(kubectl):
-    for namespace in ("citadelbuy", "citadelbuy-monitoring"):
+    for namespace in ("citadelbuy", "citadelbuy-monitoring", "citadelbuy-restore"):
         labels = kubectl("get", "namespace", namespace, "--output", "json")["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     refused = kubectl("run", "root", "--image=i:1", "--dry-run=server", "--namespace", "citadelbuy", fails=True)
