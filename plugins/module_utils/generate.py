@@ -26,7 +26,9 @@ GENERATE = "citadelbuy.io/generate"  # generated where they are missing, then ke
 ROTATE = "citadelbuy.io/rotate"  # who uses these must be told first, so only a rotation changes them
 FIXED = "citadelbuy.io/fixed"  # what was encrypted with these is read with no others, so nothing changes them
 CERTIFICATE = "citadelbuy.io/certificate"  # names of a server, whose Secret's certificate and key are made once
-SAME_AS = "citadelbuy.io/same-as"  # `namespace/name:KEY,KEY ...`: these have the values of other Secrets, of earlier tasks
+SAME_AS = (
+    "citadelbuy.io/same-as"  # `namespace/name:KEY,KEY ...`: these have the values of other Secrets, of earlier tasks
+)
 ROTATED = "rotated.citadelbuy.io/"  # + key: when its value was changed last, for each key of a Secret that has ROTATE
 
 ALPHABET = string.ascii_letters + string.digits

@@ -50,27 +50,41 @@ rules:
   - level: None
 """
 # Granted, and not seen in use here.
-REASONS = {
-    ("", "", "namespaces", "get"): "they are read so where they stand without this project's label",
-    ("", "", "namespaces", "create"): "preflight asks, as site.yml makes them where an administrator runs it",
-    (NAMESPACE, "", "pods/portforward", "create"): "asked beside get since Kubernetes 1.35; not audited",
-    (MONITORING, "", "pods/log", "get"): "what a pod said that crashes: as in the platform's namespace, where one does",
-    (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
-    (NODES, "", "pods/log", "get"): "why a collector is not ready",
-} | {
-    (RESTORE, group, kind, verb): "a verification out of its turn: verify_backup.yml"
-    for group, kind, verbs in (
-        ("batch", "jobs", ("get", "list", "watch", "create")),
-        ("", "pods", ("list", "watch")),
-        ("", "events", ("list", "watch")),
-        ("", "pods/log", ("get",)),
-    )
-    for verb in verbs
-} | {
-    (MONITORING, "", f"pods/{kind}", verb): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
-    for kind in ("exec", "portforward")
-    for verb in ("get", "create")
-}
+REASONS = (
+    {
+        ("", "", "namespaces", "get"): "they are read so where they stand without this project's label",
+        ("", "", "namespaces", "create"): "preflight asks, as site.yml makes them where an administrator runs it",
+        (NAMESPACE, "", "pods/portforward", "create"): "asked beside get since Kubernetes 1.35; not audited",
+        (
+            MONITORING,
+            "",
+            "pods/log",
+            "get",
+        ): "what a pod said that crashes: as in the platform's namespace, where one does",
+        (MONITORING, "apps", "daemonsets", "list"): "diagnose shows them",
+        (NODES, "", "pods/log", "get"): "why a collector is not ready",
+    }
+    | {
+        (RESTORE, group, kind, verb): "a verification out of its turn: verify_backup.yml"
+        for group, kind, verbs in (
+            ("batch", "jobs", ("get", "list", "watch", "create")),
+            ("", "pods", ("list", "watch")),
+            ("", "events", ("list", "watch")),
+            ("", "pods/log", ("get",)),
+        )
+        for verb in verbs
+    }
+    | {
+        (
+            MONITORING,
+            "",
+            f"pods/{kind}",
+            verb,
+        ): "for an operator's amtool and promtool, and diagnose's look at Prometheus"
+        for kind in ("exec", "portforward")
+        for verb in ("get", "create")
+    }
+)
 # Whom it gives rights: namespace or "", name of the role and of its binding.
 GIVEN = [
     (NAMESPACE, "postgres"),
