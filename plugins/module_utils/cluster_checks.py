@@ -359,8 +359,8 @@ class ClusterChecks:
                 namespace = body["metadata"]["namespace"]
                 if self.cluster.get(restore.CONFIG_MAP, namespace, restore.STATE):
                     found.problems.append(
-                        f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same call of "
-                        "playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
+                        f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same "
+                        "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
                     )
 
 
