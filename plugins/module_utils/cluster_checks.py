@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils import restore
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
@@ -95,6 +96,7 @@ class ClusterChecks:
             self._way_to_the_api_server,
             self._way_to_the_nodes,
             self._leave_for_sealed_secrets,
+            self._no_restore_under_way,
         )
         results = [Findings() for _check in checks]
         with ThreadPoolExecutor(len(checks)) as pool:
@@ -349,6 +351,17 @@ class ClusterChecks:
                     f"Secret {namespace}/{name} exists, and Sealed Secrets has no leave to take it over:"
                     f" kubectl -n {namespace} annotate secret {name} {SEALED_SECRETS_LEAVE}=true"
                 )
+
+    def _no_restore_under_way(self, found: Findings) -> None:
+        """What playbooks/restore.yml has stopped would be started on data that is half restored."""
+        for body in self.bodies:
+            if body["kind"] == "StatefulSet" and body["metadata"]["name"] == restore.STORE:
+                namespace = body["metadata"]["namespace"]
+                if self.cluster.get(restore.CONFIG_MAP, namespace, restore.STATE):
+                    found.problems.append(
+                        f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same "
+                        "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
+                    )
 
 
 def _labels(body: Body) -> dict[str, str]:

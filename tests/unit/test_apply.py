@@ -359,9 +359,8 @@ def test_a_copy_of_what_a_check_would_have_made_is_predicted(deploy):
 
 def test_a_copy_of_what_is_not_there_is_refused_by_both_names(deploy, namespace):
     (error,) = deploy(COPY).errors
-    assert (
-        f"Secret {namespace}/copy: it is to have the values of Secret {namespace}/keys, which does not exist" in error
-    )
+    wanted = f"Secret {namespace}/copy: it is to have the values of Secret {namespace}/keys, which does not exist"
+    assert wanted in error
     deploy(SECRET, generate="token")
     deploy(CERTIFICATE)
     (error,) = deploy(COPY, check=True).errors

@@ -130,6 +130,13 @@ def test_all_problems_are_told_at_once_inventory_and_cluster(check: Check) -> No
         assert part in text
 
 
+def test_nothing_is_deployed_while_a_restore_is_under_way(check: Check, cluster) -> None:
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "restoring"}})
+    assert not check(platform_namespace="restoring").get("failed")
+    cluster.request("POST", "/api/v1/namespaces/restoring/configmaps", {"metadata": {"name": "restore"}})
+    assert "a restore is under way in restoring" in check(platform_namespace="restoring")["text"]
+
+
 def test_sealed_secrets_needs_leave_for_a_secret_that_exists(check: Check, cluster) -> None:
     leave = "annotate secret citadelbuy-secrets sealedsecrets.bitnami.com/managed=true"
     assert leave not in check("valid/secrets-sealed.yml")["text"]

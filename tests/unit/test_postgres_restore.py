@@ -1,0 +1,180 @@
+"""What `postgres-restore` does to a volume, ended at each of its steps: the data that was there is never lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+SCRIPT = CHECKOUT / "images/postgres/files/postgres-restore"
+WAYS = 40  # more steps than any work has
+BEGUN, ENDED = 2, 7  # steps after which a restore is known on its volume, and after which it is done
+
+
+class Ended(Exception):
+    """The pod is gone."""
+
+
+class Volume:
+    """A folder, and the program on it; PostgreSQL and pgBackRest are marks in files."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PGDATA", str(folder / "pgdata"))
+        loader = SourceFileLoader("postgres_restore", str(SCRIPT))
+        spec = importlib.util.spec_from_loader("postgres_restore", loader)
+        self.program = importlib.util.module_from_spec(spec)
+        loader.exec_module(self.program)
+        self.folder, self.data = folder, folder / "pgdata"
+        self.left = WAYS
+        self.hour = 0
+        for owner, name in ((Path, "rename"), (Path, "touch"), (Path, "write_text"), (shutil, "rmtree")):
+            monkeypatch.setattr(owner, name, self.step(getattr(owner, name)))
+        for name in ("fetch", "recover"):
+            monkeypatch.setattr(self.program, name, self.step(getattr(self, name)))
+        monkeypatch.setattr(self.program, "Repository", lambda: self)
+        monkeypatch.setattr(self.program, "control", lambda _name: "7")
+        monkeypatch.setattr(self.program, "name_aside", self.name_aside)
+
+    def step(self, function):
+        """The same, counted, and ended before it when its turn has come."""
+
+        def counted(*arguments, **keywords):
+            if self.left == 0:
+                raise Ended
+            self.left -= 1
+            return function(*arguments, **keywords)
+
+        return counted
+
+    def choose(self, _target, timeline):
+        """The repository's answer; it is asked for the timeline of the data that was there."""
+        assert timeline == 7
+        return {"label": "backup", "info": {"size": 1}}, None
+
+    def name_aside(self):
+        """Such names as the clock gives."""
+        self.hour += 1
+        return f"pgdata.before-{self.hour:03d}"
+
+    def fetch(self, _label, target, _timeline):
+        """Half a restore, or a whole one."""
+        self.data.mkdir()
+        Path.open(self.data / "mark", "w").write("half")
+        if self.left == 0:
+            raise Ended
+        Path.open(self.data / "mark", "w").write(f"restored {target}")
+
+    def recover(self, *_options):
+        """What the server tells."""
+        return "", "8"
+
+    def begin_with(self, mark: str) -> None:
+        """A volume with data."""
+        self.data.mkdir()
+        with (self.data / "mark").open("w") as file:
+            file.write(mark)
+
+    def marks(self) -> dict[str, str]:
+        """What is in each folder of data."""
+        return {path.parent.name: path.read_text() for path in self.folder.glob("pgdata*/mark")}
+
+
+@pytest.fixture
+def volume(tmp_path, monkeypatch):
+    return Volume(tmp_path, monkeypatch)
+
+
+def ended_after(volume, steps, work):
+    """Whether the work was ended by then."""
+    volume.left = steps
+    try:
+        work()
+    except Ended:
+        return True
+    finally:
+        volume.left = WAYS
+    return False
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_restore_ended_anywhere_keeps_the_data_and_is_completed(volume, steps, capsys):
+    volume.begin_with("mine")
+    ended_after(volume, steps, lambda: volume.program.replace("first", "noon", ""))
+    assert "mine" in volume.marks().values()
+    volume.program.replace("first", "noon", "")
+    assert volume.marks()["pgdata"] == "restored noon"
+    assert sorted(volume.marks().values()) == ["mine", "restored noon"]
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["system"] == "7"
+    # The same once more, as where nobody has seen its end.
+    volume.program.replace("first", "noon", "")
+    assert sorted(volume.marks().values()) == ["mine", "restored noon"]
+    # Another one sets that aside in turn.
+    volume.program.replace("second", "morning", "")
+    assert sorted(volume.marks().values()) == ["mine", "restored morning", "restored noon"]
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_an_undoing_ended_anywhere_keeps_both_and_is_completed(volume, steps):
+    volume.begin_with("mine")
+    volume.program.replace("first", "noon", "")
+    ended_after(volume, steps, lambda: volume.program.undo("back"))
+    assert sorted(volume.marks().values()) == ["mine", "restored noon"]
+    volume.program.undo("back")
+    assert volume.marks()["pgdata"] == "mine"
+    assert sorted(volume.marks().values()) == ["mine", "restored noon"]
+    volume.program.undo("back")
+    assert volume.marks()["pgdata"] == "mine"
+
+
+@pytest.mark.parametrize("steps", range(BEGUN, ENDED))
+@pytest.mark.parametrize("again", range(9))
+def test_a_restore_that_did_not_end_is_undone(volume, steps, again):
+    volume.begin_with("mine")
+    assert ended_after(volume, steps, lambda: volume.program.replace("first", "noon", ""))
+    ended_after(volume, again, lambda: volume.program.undo("back"))
+    assert "mine" in volume.marks().values()
+    volume.program.undo("back")
+    assert volume.marks() == {"pgdata": "mine"}
+
+
+@pytest.mark.parametrize("steps", range(BEGUN))
+def test_a_restore_that_has_not_begun_has_nothing_to_undo(volume, steps):
+    volume.begin_with("mine")
+    assert ended_after(volume, steps, lambda: volume.program.replace("first", "noon", ""))
+    with pytest.raises(SystemExit, match="nothing is set aside"):
+        volume.program.undo("back")
+    assert volume.marks() == {"pgdata": "mine"}
+
+
+def test_a_volume_without_data_has_nothing_to_go_back_to(volume, capsys):
+    volume.program.replace("first", "", "")
+    assert volume.marks() == {"pgdata": "restored "}
+    assert json.loads(capsys.readouterr().out)["aside"] == ""
+    with pytest.raises(SystemExit, match="nothing is set aside"):
+        volume.program.undo("back")
+
+
+def test_discarding_waits_for_the_end(volume, capsys):
+    volume.begin_with("mine")
+    assert ended_after(volume, 3, lambda: volume.program.replace("first", "noon", ""))
+    with pytest.raises(SystemExit, match="under way"):
+        volume.program.discard()
+    volume.program.replace("first", "noon", "")
+    volume.program.discard()
+    assert volume.marks() == {"pgdata": "restored noon"}
+    assert "deleted: pgdata.before-001" in capsys.readouterr().out
+
+
+def test_a_full_volume_is_told_before_anything_is_moved(volume, monkeypatch):
+    volume.begin_with("mine")
+    monkeypatch.setattr(volume, "choose", lambda *_: ({"label": "backup", "info": {"size": 10**18}}, None))
+    with pytest.raises(SystemExit, match="raise postgres_storage_size"):
+        volume.program.replace("first", "noon", "")
+    assert volume.marks() == {"pgdata": "mine"}
+    assert not (volume.folder / "restore.json").exists()
