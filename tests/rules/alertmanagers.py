@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import email
 import json
-import shutil
 import socket
 import socketserver
 import subprocess
@@ -28,17 +27,6 @@ import yaml
 PATIENCE = 30  # seconds until something that should happen has not
 # Quicker than in the cluster, for members on one machine.
 HASTE = ("--cluster.gossip-interval=50ms", "--cluster.peer-timeout=2s")
-
-
-def program(name: str) -> str:
-    """The path of a program of Debian's package prometheus-alertmanager.
-
-    :raises FileNotFoundError: where it is not installed.
-    """
-    found = shutil.which(name)
-    if not found:
-        raise FileNotFoundError(f"{name} is not there: install Debian's package prometheus-alertmanager")
-    return found
 
 
 def rendered(inventory: str, **overrides: Any) -> tuple[dict[str, str], list[str]]:
@@ -167,7 +155,7 @@ class Member:
         self._log = folder / f"{name}.log"
         self._port = free_port()
         self._arguments = [
-            program("prometheus-alertmanager"),
+            "prometheus-alertmanager",
             *arguments,
             f"--storage.path={folder / name}",
             f"--web.listen-address=127.0.0.1:{self._port}",

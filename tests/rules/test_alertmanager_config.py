@@ -54,7 +54,7 @@ def amtool(*arguments: str) -> str:
 
     :raises AssertionError: with that, where it fails.
     """
-    done = subprocess.run([alertmanagers.program("amtool"), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["amtool", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

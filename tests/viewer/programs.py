@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import debian
 
 VIEWER = Path(__file__).resolve().parents[2] / "images/grafana-viewer"
 PACKAGES = {"chromium": "chromium", "prometheus": "prometheus", "node": "nodejs", "npm": "npm"}
@@ -16,13 +20,7 @@ def main() -> None:
 
     :raises subprocess.CalledProcessError: where apt or npm fails; it has said why.
     """
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    if missing:
-        print(f"Installing {', '.join(missing)} (a minute, once)", flush=True)
-        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-        subprocess.run([*apt, "update"], check=True)
-        install = [*apt, "install", "--yes", "--no-install-recommends"]
-        subprocess.run([*install, *missing, "fonts-liberation"], check=True, stdout=subprocess.DEVNULL)
+    debian.install(PACKAGES, "fonts-liberation")
     npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     subprocess.run(npm, cwd=VIEWER, check=True, stdout=subprocess.DEVNULL)
 
