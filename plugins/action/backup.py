@@ -12,7 +12,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 
 STORES = ("postgres", "redis", "elasticsearch", "kubernetes")
-WORK = {"backup": "A backup", "verify": "A verification of backups"}
+WORK = "A backup or its verification"  # one at a time: both write the repository's list of backups
 MARGIN = 60  # seconds beyond a Job's own deadline
 
 
@@ -21,7 +21,7 @@ class ActionModule(EngineAction):
 
     ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
         "stores": {"type": "list", "elements": "str", "default": []},
-        "what": {"type": "str", "choices": list(WORK), "default": "backup"},
+        "what": {"type": "str", "choices": ["backup", "verify"], "default": "backup"},
     }
 
     def act(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class ActionModule(EngineAction):
             return {"changed": True, "stores": {}, "msg": f"would run: {', '.join(asked)}"}
         ran: dict[str, Ran] = {}
         failed: list[str] = []
-        with Lease(cluster, self.settings.namespace, f"backups-{what}", WORK[what]):
+        with Lease(cluster, self.settings.namespace, "backups", WORK):
             for store in asked:
                 deadline = found[store]["spec"]["jobTemplate"]["spec"].get("activeDeadlineSeconds") or 86400
                 try:

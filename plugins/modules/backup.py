@@ -8,7 +8,7 @@ version_added: "1.0.0"
 author: CitadelBuy Platform (@citadelbuy)
 description:
   - Runs the CronJobs of backups out of their turn, one store after the other, and waits for each.
-  - A Job that is under way is waited for; of two runs at a time the second fails.
+  - A Job that is under way is waited for; of two runs at a time, of either kind, the second fails.
   - A run that is killed leaves its Job working; the next run waits for that.
   - A store that fails does not keep the others from theirs.
 options:
