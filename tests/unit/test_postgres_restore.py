@@ -38,6 +38,7 @@ class Volume:
             monkeypatch.setattr(self.program, name, self.step(getattr(self, name)))
         monkeypatch.setattr(self.program, "Repository", lambda: self)
         monkeypatch.setattr(self.program, "control", lambda _name: "7")
+        self.system, self.timeline = "7", 7
         monkeypatch.setattr(self.program, "name_aside", self.name_aside)
 
     def step(self, function):
@@ -51,9 +52,13 @@ class Volume:
 
         return counted
 
+    def newest_timeline(self):
+        """Of the archive."""
+        return 9
+
     def choose(self, _target, timeline):
         """The repository's answer; it is asked for the timeline of the data that was there."""
-        assert timeline == 7
+        assert timeline == self.timeline
         return {"label": "backup", "info": {"size": 1}}, None
 
     def name_aside(self):
@@ -158,6 +163,13 @@ def test_a_volume_without_data_has_nothing_to_go_back_to(volume, capsys):
     assert json.loads(capsys.readouterr().out)["aside"] == ""
     with pytest.raises(SystemExit, match="nothing is set aside"):
         volume.program.undo("back")
+
+
+def test_the_data_of_a_new_platform_has_no_timeline_of_the_archive(volume):
+    volume.begin_with("empty")
+    volume.system, volume.timeline = "another", 9
+    volume.program.replace("first", "", "")
+    assert volume.marks() == {"pgdata": "restored ", "pgdata.before-001": "empty"}
 
 
 def test_discarding_waits_for_the_end(volume, capsys):
