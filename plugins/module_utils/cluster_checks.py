@@ -355,7 +355,7 @@ class ClusterChecks:
     def _no_restore_under_way(self, found: Findings) -> None:
         """What playbooks/restore.yml has stopped would be started on data that is half restored."""
         for body in self.bodies:
-            if body["kind"] == "StatefulSet" and body["metadata"]["name"] == restore.STORE:
+            if body["kind"] == "StatefulSet" and body["metadata"]["name"] == "postgres":
                 namespace = body["metadata"]["namespace"]
                 if self.cluster.get(restore.CONFIG_MAP, namespace, restore.STATE):
                     found.problems.append(

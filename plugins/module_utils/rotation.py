@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply_own import apply_own
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     SECRET,
-    ApiError,
     Cluster,
     EngineError,
     Resource,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.fields import applied_fields, extract
 from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import ROTATED, random_value
 from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
@@ -51,7 +50,6 @@ USER_KEYS = {"DATABASE_PASSWORD": "DATABASE_USER", "ELASTICSEARCH_PASSWORD": "EL
 SIGNING = ("JWT_SECRET", "SESSION_SECRET")
 ALSO_ACCEPTED = "_ALSO_ACCEPTED"  # + key: values beside JWT_SECRET that a token may be signed with, one a line
 ACCEPTED = ".accepted"  # + key, in the state: what a member of a store that starts anew has to take
-TRIES = 8
 
 
 class Rotation:
@@ -254,27 +252,7 @@ class Rotation:
                 body["metadata"]["annotations"] = annotations | {ROTATED + key: now for key in changed}
 
             if encoded:
-                self._apply_own(SECRET, secret, change)
-
-    def _apply_own(self, resource: Resource, name: str, change: Callable[[Body, Body], None]) -> Body:
-        """Change an object as the engine would: with all else that it owns, so that its next run finds its own."""
-        for _attempt in range(TRIES):
-            live = self.cluster.get(resource, self.namespace, name)
-            if live is None:
-                raise EngineError(f"{resource.kind} {self.namespace}/{name} is gone: something deleted it.")
-            body = extract(live, applied_fields(live, MANAGER) or {"f:metadata": {}})
-            body |= {"apiVersion": resource.api_version, "kind": resource.kind}
-            body["metadata"] = dict(body.get("metadata") or {})
-            body["metadata"] |= {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
-            change(body, live)
-            try:
-                path = resource.path(self.namespace, name)
-                query = {"fieldManager": MANAGER, "force": "true"}
-                return self.cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
-            except ApiError as error:
-                if error.status != 409:
-                    raise
-        raise EngineError(f"{resource.kind} {self.namespace}/{name} changes faster than it can be applied. Run again.")
+                apply_own(self.cluster, SECRET, self.namespace, secret, change)
 
     # Pods
 
@@ -298,7 +276,7 @@ class Rotation:
                         metadata = applied["spec"]["template"].setdefault("metadata", {})
                         metadata["annotations"] = (metadata.get("annotations") or {}) | {applyset.CHECKSUM: checksum}
 
-                    body = self._apply_own(KINDS[kind], body["metadata"]["name"], change)
+                    body = apply_own(self.cluster, KINDS[kind], self.namespace, body["metadata"]["name"], change)
                 rolled.append(body)
                 current[body["metadata"]["name"]] = (body["spec"]["selector"]["matchLabels"], wanted)
         Waiter(self.cluster, self.timeout).wait(targets_of(rolled))

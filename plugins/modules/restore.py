@@ -3,7 +3,7 @@
 DOCUMENTATION = r"""
 ---
 module: restore
-short_description: Put PostgreSQL's data back to what a backup or a moment had
+short_description: Put stores' data back to what a backup or a moment had
 version_added: "1.0.0"
 author: CitadelBuy Platform (@citadelbuy)
 description:
@@ -12,9 +12,17 @@ description:
     started again. Other members copy the first one.
   - A run that is killed is completed by the same call.
 options:
+  stores:
+    description:
+      - C(postgres) and C(redis), together or alone; C(kubernetes), alone. Commas may separate them.
+      - C(kubernetes) gives the Secrets of the platform to a new cluster, before its stores are deployed.
+    type: list
+    elements: str
+    default: [postgres]
   to:
     description:
-      - C(newest), a backup's label, or a time with its zone, as C(2026-03-01 12:00:00+00).
+      - C(newest), a backup's label, or a time with its zone, as C(2026-03-01 12:00:00+00). PostgreSQL goes back to that
+        time itself, the others to their newest backup before it.
     type: str
     default: ""
   timeline:
@@ -61,13 +69,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The backup, when it was made, its size in bytes, and from when on data is lost.
+  description: By store the backup, when it was made, its size in bytes, and from when on data is lost.
   returned: success
   type: dict
-  sample: {label: 20260301-020003F, made: "2026-03-01 02:00:05+00", size: 31457280, lost_from: "2026-03-01 12:00:00+00"}
+  sample:
+    postgres: {label: 20260301-020003F, made: "2026-03-01 02:00:05+00", size: 31457280}
 restored:
-  description: What was restored.
+  description: By store what was restored.
   returned: with O(confirm)
   type: dict
-  sample: {label: 20260301-020003F, reached: "2026-03-01 11:59:59+00", timeline: "3"}
+  sample:
+    postgres: {label: 20260301-020003F, reached: "2026-03-01 11:59:59+00", timeline: "3"}
 """

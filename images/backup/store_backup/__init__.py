@@ -1,0 +1,1 @@
+"""Backups of Redis and of the cluster's own objects, in one restic repository each."""
