@@ -27,7 +27,7 @@ def commands(stage: str) -> list[Command]:
     junit = f"--junit-xml={REPORTS / stage}.xml"
     return {
         "lint": [["ruff", "check", "."], ["yamllint", "--strict", "."], ["ansible-lint", "-q"]],
-        "unit": [["pytest", "tests/unit", "tests/images", junit]],
+        "unit": [["python", "tests/unit/programs.py"], ["pytest", "tests/unit", "tests/images", junit]],
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
         "rules": [["python", "tests/rules/programs.py"], ["pytest", "tests/rules", junit]],
