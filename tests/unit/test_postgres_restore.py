@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from conftest import load_program
 
-SCRIPT = CHECKOUT / "images/postgres/files/postgres-restore"
 WAYS = 40  # more steps than any work has
 BEGUN, ENDED = 2, 7  # steps after which a restore is known on its volume, and after which it is done
 
@@ -25,10 +22,7 @@ class Volume:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PGDATA", str(folder / "pgdata"))
-        loader = SourceFileLoader("postgres_restore", str(SCRIPT))
-        spec = importlib.util.spec_from_loader("postgres_restore", loader)
-        self.program = importlib.util.module_from_spec(spec)
-        loader.exec_module(self.program)
+        self.program = load_program("images/postgres/files/postgres-restore")
         self.folder, self.data = folder, folder / "pgdata"
         self.left = WAYS
         self.hour = 0

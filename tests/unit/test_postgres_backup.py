@@ -1,0 +1,115 @@
+"""What `postgres-backup` makes of what is written beside the backups; pgBackRest and PostgreSQL are stand-ins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import load_program
+
+NOW = 1_700_000_000
+RECORD = json.dumps({"point": "verify-a", "timeline": 1, "schema": "one", "tables": {"public.a": "3:100:-17"}})
+
+
+class DatabaseError(Exception):
+    """Of psycopg2."""
+
+
+class Repository:
+    """Backups and what is written beside them."""
+
+    def __init__(self) -> None:
+        self.backups = []
+        self.calls = []
+
+    def add(self, label: str, stop: int = NOW, kind: str = "full", **notes: object) -> None:
+        """A good backup, newer than those before."""
+        times = {"start": stop - 60, "stop": stop}
+        annotation = {name: str(value) for name, value in notes.items()}
+        info = {"repository": {"size": 1, "delta": 1}}
+        self.backups.append(
+            {"label": label, "type": kind, "timestamp": times, "annotation": annotation, "info": info, "error": False}
+        )
+
+    def notes(self, label: str) -> dict[str, str]:
+        """What is written beside a backup."""
+        return next(backup["annotation"] for backup in self.backups if backup["label"] == label)
+
+    def pgbackrest(self, command: str, *options: str, timeout: float | None = None) -> str:
+        """As the program calls it."""
+        self.calls.append((command, *options))
+        if command == "info":
+            return json.dumps([{"backup": self.backups}])
+        if command == "annotate":
+            label, *values = (option.partition("=")[2] for option in options)
+            for name, _, value in (text.partition("=") for text in values):
+                self.notes(label)[name] = value
+                if not value:
+                    del self.notes(label)[name]
+        return ""
+
+
+@pytest.fixture
+def repository():
+    return Repository()
+
+
+@pytest.fixture
+def program(repository, monkeypatch):
+    """The program, at a time of its own."""
+    monkeypatch.setitem(sys.modules, "psycopg2", SimpleNamespace(Error=DatabaseError))
+    module = load_program("images/postgres/files/postgres-backup")
+    monkeypatch.setattr(module, "pgbackrest", repository.pgbackrest)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 0.0))
+    return module
+
+
+def ended_by(error):
+    """A restore that ends so."""
+
+    def restored(*_):
+        raise error
+
+    return restored
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ('{"point": "verify', "JSONDecodeError: Unterminated string"),
+        (json.dumps({"timeline": 1, "schema": "one", "tables": {}}), "KeyError: 'point'"),
+        (RECORD.replace("3:100:-17", "3:-17"), "ValueError: not enough values"),
+        (RECORD.replace("3:100", "3:all"), "ValueError: could not convert"),
+        ("[]", "TypeError: "),
+    ],
+)
+def test_a_broken_record_is_a_failure_that_is_told_and_written(program, repository, record, said):
+    repository.add("a", record=record)
+    with pytest.raises(SystemExit) as ended:
+        program.verify()
+    [line] = str(ended.value).splitlines()
+    assert line.startswith(f"postgres-backup: backup a is not verified: its record is broken ({said}")
+    assert line.endswith("To do: make another one (CronJob postgres-backup)")
+    assert repository.notes("a")["failed"] == str(NOW)
+    assert "restore" not in [command for command, *_ in repository.calls]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left\non device"), DatabaseError("no\nanswer")])
+def test_whatever_ends_it_is_a_failure_that_is_told_and_written(program, repository, monkeypatch, error):
+    repository.add("a", record=RECORD)
+    monkeypatch.setattr(program, "serve", ended_by(error))
+    kind = type(error).__name__
+    with pytest.raises(SystemExit, match=rf"^postgres-backup: backup a is not verified: {kind}: .*no.*n") as ended:
+        program.verify()
+    assert "\n" not in str(ended.value)
+    assert repository.notes("a")["failed"] == str(NOW)
+
+
+def test_a_success_clears_the_failure_before(program, repository, monkeypatch, capsys):
+    repository.add("a", record=RECORD, failed=NOW - 5)
+    monkeypatch.setattr(program, "compare", lambda *_: "all is there")
+    program.verify()
+    assert repository.notes("a") == {"record": RECORD, "verified": str(NOW), "seconds": "0"}
+    assert capsys.readouterr().out == "postgres backup a verified: all is there\n"
