@@ -113,3 +113,29 @@ def test_a_success_clears_the_failure_before(program, repository, monkeypatch, c
     program.verify()
     assert repository.notes("a") == {"record": RECORD, "verified": str(NOW), "seconds": "0"}
     assert capsys.readouterr().out == "postgres backup a verified: all is there\n"
+
+
+@pytest.mark.parametrize(
+    ("notes", "expires"),
+    [
+        ({}, False),
+        ({"verified": NOW}, True),
+        ({"failed": NOW}, False),
+        ({"verified": NOW - 5, "failed": NOW}, False),
+        ({"verified": NOW, "failed": NOW - 5}, True),
+        ({"verified": 999_999_999, "failed": NOW}, False),
+    ],
+)
+def test_what_has_failed_since_it_was_verified_lets_nothing_expire(
+    program, repository, monkeypatch, tmp_path, capsys, notes, expires
+):
+    settings = tmp_path / "pgbackrest.conf"
+    settings.write_text("[global]\nrepo1-retention-full=2\n")
+    monkeypatch.setattr(program, "SETTINGS", str(settings))
+    repository.add("1F", verified=NOW)
+    repository.add("2F")
+    repository.add("3F")
+    repository.add("3F_1I", kind="incr", **notes)
+    program.expire(repository.backups)
+    assert (("expire",) in repository.calls) == expires
+    assert ("no backup expires" in capsys.readouterr().err) != expires
