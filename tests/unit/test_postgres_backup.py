@@ -98,19 +98,20 @@ def test_a_broken_record_is_a_failure_that_is_told_and_written(program, reposito
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left\non device"), DatabaseError("no\nanswer")])
 def test_whatever_ends_it_is_a_failure_that_is_told_and_written(program, repository, monkeypatch, error):
-    repository.add("a", record=RECORD)
+    repository.add("a", record=RECORD, started=NOW - 5)
     monkeypatch.setattr(program, "serve", ended_by(error))
     kind = type(error).__name__
     with pytest.raises(SystemExit, match=rf"^postgres-backup: backup a is not verified: {kind}: .*no.*n") as ended:
         program.verify()
     assert "\n" not in str(ended.value)
-    assert repository.notes("a")["failed"] == str(NOW)
+    assert repository.notes("a") == {"record": RECORD, "failed": str(NOW)}
 
 
 def test_a_success_clears_the_failure_before(program, repository, monkeypatch, capsys):
     repository.add("a", record=RECORD, failed=NOW - 5)
     monkeypatch.setattr(program, "compare", lambda *_: "all is there")
     program.verify()
+    assert repository.calls[1] == ("annotate", "--set=a", f"--annotation=started={NOW}")
     assert repository.notes("a") == {"record": RECORD, "verified": str(NOW), "seconds": "0"}
     assert capsys.readouterr().out == "postgres backup a verified: all is there\n"
 
@@ -139,3 +140,34 @@ def test_what_has_failed_since_it_was_verified_lets_nothing_expire(
     program.expire(repository.backups)
     assert (("expire",) in repository.calls) == expires
     assert ("no backup expires" in capsys.readouterr().err) != expires
+
+
+class Killed(BaseException):
+    """The pod is gone."""
+
+
+def test_a_killed_verification_is_told_once_it_could_not_run_any_more(program, repository, monkeypatch):
+    def failed():
+        [line] = [line for line in program.exposition(repository.backups).splitlines() if "n_failed{" in line]
+        return int(line.split()[-1])
+
+    monkeypatch.setenv("POSTGRES_VERIFY_DEADLINE", "100")
+    repository.add("old", record=RECORD, verified=NOW - 5, seconds=1)
+    repository.add("new", record=RECORD)
+    monkeypatch.setattr(program, "serve", ended_by(Killed()))
+    with pytest.raises(Killed):
+        program.verify()
+    assert repository.notes("new") == {"record": RECORD, "started": str(NOW)}
+    for later, expected in ((100, 0), (101, 1)):
+        monkeypatch.setattr(program.time, "time", lambda later=later: NOW + later)
+        assert failed() == expected
+    # A later success is the newest news, also where it is another backup's.
+    repository.notes("old")["verified"] = str(NOW + 101)
+    assert failed() == 0
+    assert program.is_verified(repository.backups[0])
+    assert not program.is_verified(repository.backups[1])
+
+
+def test_what_is_verified_stays_so_while_it_is_verified_again(program, repository):
+    repository.add("a", verified=NOW - 5, started=NOW)
+    assert program.is_verified(repository.backups[0])
