@@ -171,3 +171,41 @@ def test_a_killed_verification_is_told_once_it_could_not_run_any_more(program, r
 def test_what_is_verified_stays_so_while_it_is_verified_again(program, repository):
     repository.add("a", verified=NOW - 5, started=NOW)
     assert program.is_verified(repository.backups[0])
+
+
+HOUR = 3600
+
+
+@pytest.mark.parametrize(
+    ("backups", "chosen"),
+    [
+        # Each: hours since it ended, and whether it has a record.
+        ([(24, True), (2, True)], 2),
+        ([(48, True), (24, True), (2, False)], 24),  # its Job is at it
+        ([(48, True), (24, True), (7, False)], 7),
+        ([(48, True), (24, False), (2, False)], 24),  # each night anew: the first one is told
+        ([(48, False), (24, True)], 24),
+        ([(48, False), (24, True), (2, False)], 24),
+        ([(2, False)], 2),
+        ([(3, False), (2, False)], 2),
+        ([(48, False), (24, False), (2, False)], 24),
+    ],
+)
+def test_the_newest_with_a_record_is_verified_while_another_may_still_get_one(program, repository, backups, chosen):
+    for hours, has_record in backups:
+        repository.add(str(hours), NOW - hours * HOUR, **({"record": RECORD} if has_record else {}))
+    assert program.newest_to_verify(repository.backups)["label"] == str(chosen)
+
+
+def test_the_role_says_how_long_a_backup_may_be_without_a_record(program, repository, monkeypatch, capsys):
+    repository.add("old", NOW - 24 * HOUR, record=RECORD)
+    repository.add("new", NOW - 60)
+    monkeypatch.setattr(program, "compare", lambda _label, record: program.recorded(record)["schema"])
+    monkeypatch.setenv("POSTGRES_BACKUP_DEADLINE", "61")
+    program.verify()
+    assert "postgres backup old verified: one" in capsys.readouterr().out
+    assert repository.notes("new") == {}
+    monkeypatch.setenv("POSTGRES_BACKUP_DEADLINE", "59")
+    with pytest.raises(SystemExit, match=r"backup new is not verified: it was ended before .* make another one"):
+        program.verify()
+    assert repository.notes("new") == {"failed": str(NOW)}
