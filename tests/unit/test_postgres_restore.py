@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -184,3 +185,37 @@ def test_a_full_volume_is_told_before_anything_is_moved(volume, monkeypatch):
         volume.program.replace("first", "noon", "")
     assert volume.marks() == {"pgdata": "mine"}
     assert not (volume.folder / "restore.json").exists()
+
+
+@pytest.fixture
+def recover(tmp_path, monkeypatch):
+    """`recover`, with a server that has recovered, and a pg_ctl that ends so."""
+    monkeypatch.setenv("PGDATA", str(tmp_path / "pgdata"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def run(pg_ctl):
+        for name, text in (
+            ("postgres", "exit 0"),
+            ("psql", "echo f"),
+            ("pg_ctl", f'echo "$@" > {tmp_path}/asked; {pg_ctl}'),
+        ):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        return load_program("images/postgres/files/postgres-restore").recover()
+
+    return run
+
+
+def test_a_server_with_much_to_archive_has_the_time_to_end(recover, tmp_path):
+    assert recover("exit 0") == ("f", "f")
+    assert "--timeout=14400 " in (tmp_path / "asked").read_text()
+
+
+def test_a_server_that_does_not_end_is_told_with_what_to_do(recover, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        recover(
+            f"echo 'WARNING: no answer' >> {tmp_path}/restore.log; echo 'pg_ctl: it does not shut down' >&2; exit 1"
+        )
+    [line] = str(ended.value).splitlines()
+    assert "does not end (pg_ctl: it does not shut down)" in line
+    assert "Its log ends with: WARNING: no answer. To do: see that the repository is reached" in line
