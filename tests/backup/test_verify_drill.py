@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from test_backup_drill import NAME, Writer, awaited, back_up, insert, kubectl, metric, sql
+from test_backup_drill import NAME, Writer, awaited, back_up, damaged, insert, kubectl, metric, sql
 
 RESTORE = ("--namespace", "citadelbuy-restore")
 PGBACKREST = ("exec", "postgres-0", "--container", "postgres", "--", "pgbackrest")
@@ -56,21 +55,6 @@ def take_full() -> str:
     """A full backup out of its turn; what was said, warnings too."""
     words = ("env", "POSTGRES_BACKUP_FULL_DAYS=0", "sh", "-c", "postgres-backup take 2>&1")
     return kubectl("exec", "postgres-0", "--container", "postgres", "--", *words)
-
-
-@contextmanager
-def damaged(label: str) -> Iterator[None]:
-    """The largest file of a full backup, which every restore of it reads, has a few wrong bytes."""
-    script = (
-        f"find /data/backups -path '*/{label}/bundle/*' -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2"
-    )
-    file = kubectl("exec", "object-store-0", "--", "sh", "-c", script).strip()
-    damage = f"cp -p {file} /data/kept; printf damaged | dd of={file} bs=1 seek=4096 conv=notrunc 2>/dev/null"
-    kubectl("exec", "object-store-0", "--", "sh", "-c", damage)
-    try:
-        yield
-    finally:
-        kubectl("exec", "object-store-0", "--", "sh", "-c", f"cat /data/kept > {file}; rm /data/kept")
 
 
 @pytest.fixture(scope="module", autouse=True)
