@@ -152,6 +152,24 @@ def beside(target: str = "") -> Iterator[None]:
         kubectl("delete", "pod", POD, "--ignore-not-found", "--wait")
 
 
+@contextmanager
+def damaged(label: str = "*") -> Iterator[None]:
+    """The largest bundle of files, of one backup or of all, has a few wrong bytes: every restore reads it.
+
+    There is no second copy but the one that is put back.
+    """
+    script = (
+        f"find /data/backups -path '*/{label}/bundle/*' -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2"
+    )
+    file = kubectl("exec", "object-store-0", "--", "sh", "-c", script).strip()
+    damage = f"cp -p {file} /data/kept; printf damaged | dd of={file} bs=1 seek=4096 conv=notrunc 2>/dev/null"
+    kubectl("exec", "object-store-0", "--", "sh", "-c", damage)
+    try:
+        yield
+    finally:
+        kubectl("exec", "object-store-0", "--", "sh", "-c", f"cat /data/kept > {file}; rm /data/kept")
+
+
 def metric(query: str) -> list[Any]:
     """An answer of Prometheus."""
     proxy = "/api/v1/namespaces/citadelbuy-monitoring/pods/prometheus-0:9090/proxy/api/v1/query?query="
@@ -281,18 +299,13 @@ def test_a_time_that_was_never_reached_is_refused() -> None:
 def test_a_damaged_backup_is_not_restored() -> None:
     insert(8001, 9000)
     print(back_up("drill-damaged"))
-    # The largest bundle of files: every restore reads it, and there is no second copy.
-    script = "find /data/backups -path '*/bundle/*' -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2"
-    file = kubectl("exec", "object-store-0", "--", "sh", "-c", script).strip()
-    damage = f"cp -p {file} /data/kept; printf damaged | dd of={file} bs=1 seek=4096 conv=notrunc 2>/dev/null"
-    kubectl("exec", "object-store-0", "--", "sh", "-c", damage)
-    try:
-        outcome = restored()
-        assert outcome != "served"
-        assert "ERROR" in outcome, outcome
-        print(outcome)
-    finally:
-        kubectl("delete", "pod", POD, "--ignore-not-found", "--wait")
-        kubectl("exec", "object-store-0", "--", "sh", "-c", f"cat /data/kept > {file}; rm /data/kept")
+    with damaged():
+        try:
+            outcome = restored()
+            assert outcome != "served"
+            assert "ERROR" in outcome, outcome
+            print(outcome)
+        finally:
+            kubectl("delete", "pod", POD, "--ignore-not-found", "--wait")
     with beside():
         assert numbers() == numbers("postgres-0")

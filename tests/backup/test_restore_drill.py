@@ -16,7 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_backup_drill import NAME, archived, awaited, back_up, insert, kubectl, kubectl_done, now, numbers, read, sql
+from test_backup_drill import (
+    NAME,
+    archived,
+    awaited,
+    back_up,
+    damaged,
+    insert,
+    kubectl,
+    kubectl_done,
+    now,
+    numbers,
+    read,
+    sql,
+)
 
 CHECKOUT = Path(__file__).parents[2]
 WORKERS = "--selector=batch.kubernetes.io/job-name=postgres-restore-0"
@@ -167,16 +180,10 @@ def test_killed_in_the_middle_it_is_completed_by_the_same_call() -> None:
 def test_a_damaged_backup_leaves_the_data_and_says_so() -> None:
     insert(5001, 6000)
     print(back_up("drill-restore-damaged"))
-    script = "find /data/backups -path '*/bundle/*' -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2"
-    file = kubectl("exec", "object-store-0", "--", "sh", "-c", script).strip()
-    damage = f"cp -p {file} /data/kept; printf damaged | dd of={file} bs=1 seek=4096 conv=notrunc 2>/dev/null"
-    kubectl("exec", "object-store-0", "--", "sh", "-c", damage)
-    try:
+    with damaged():
         done = play("restore", restore_to="newest", restore_confirm=True)
         assert done.returncode == 2, done.stdout
         assert "The platform is stopped" in done.stdout, done.stdout
-    finally:
-        kubectl("exec", "object-store-0", "--", "sh", "-c", f"cat /data/kept > {file}; rm /data/kept")
     restore(restore_undo=True)
     assert numbers("postgres-0") == (6000, 6000)
     serves()

@@ -261,6 +261,17 @@ def test_postgres_with_and_without_patroni(patroni: bool) -> None:
     assert services["postgres"]["ports"][0]["name"] == "postgresql"
 
 
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [("20Gi", "24Gi"), ("1Gi", "2Gi"), ("100Gi", "120Gi"), ("1.5Ti", "2Ti"), (32212254720, "38654705664")],
+)
+def test_a_verification_s_limit_follows_its_volume(size: str | int, limit: str) -> None:
+    sets = list(rendering.render_inventory("local", ["postgres"], platform_backups=True, postgres_storage_size=size))
+    (job,) = [pod_template(item.body)["spec"] for item in manifests(sets, "CronJob") if item.name == "postgres-verify"]
+    assert job["containers"][0]["resources"]["limits"]["ephemeral-storage"] == limit
+    assert [volume["emptyDir"] for volume in job["volumes"] if volume["name"] == "data"] == [{"sizeLimit": size}]
+
+
 # The numbers of the reference document.
 
 PROD = {

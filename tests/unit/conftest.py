@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import importlib.util
 import itertools
 import json
 import os
@@ -16,7 +17,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -52,6 +55,15 @@ def binaries() -> Path:
             "no kube-apiserver found: run `make test`, or set CITADELBUY_BINARIES to the folder that has it.", 3
         )
     return folders[-1]
+
+
+def load_program(path: str) -> ModuleType:
+    """A Python program of an image as a module, though its name has no suffix."""
+    name = Path(path).name.replace("-", "_")
+    loader = SourceFileLoader(name, str(CHECKOUT / path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 def free_port() -> int:

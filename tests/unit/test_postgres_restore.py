@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import shutil
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from conftest import load_program
 
-SCRIPT = CHECKOUT / "images/postgres/files/postgres-restore"
 WAYS = 40  # more steps than any work has
 BEGUN, ENDED = 2, 7  # steps after which a restore is known on its volume, and after which it is done
 
@@ -25,10 +23,7 @@ class Volume:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PGDATA", str(folder / "pgdata"))
-        loader = SourceFileLoader("postgres_restore", str(SCRIPT))
-        spec = importlib.util.spec_from_loader("postgres_restore", loader)
-        self.program = importlib.util.module_from_spec(spec)
-        loader.exec_module(self.program)
+        self.program = load_program("images/postgres/files/postgres-restore")
         self.folder, self.data = folder, folder / "pgdata"
         self.left = WAYS
         self.hour = 0
@@ -190,3 +185,37 @@ def test_a_full_volume_is_told_before_anything_is_moved(volume, monkeypatch):
         volume.program.replace("first", "noon", "")
     assert volume.marks() == {"pgdata": "mine"}
     assert not (volume.folder / "restore.json").exists()
+
+
+@pytest.fixture
+def recover(tmp_path, monkeypatch):
+    """`recover`, with a server that has recovered, and a pg_ctl that ends so."""
+    monkeypatch.setenv("PGDATA", str(tmp_path / "pgdata"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def run(pg_ctl):
+        for name, text in (
+            ("postgres", "exit 0"),
+            ("psql", "echo f"),
+            ("pg_ctl", f'echo "$@" > {tmp_path}/asked; {pg_ctl}'),
+        ):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        return load_program("images/postgres/files/postgres-restore").recover()
+
+    return run
+
+
+def test_a_server_with_much_to_archive_has_the_time_to_end(recover, tmp_path):
+    assert recover("exit 0") == ("f", "f")
+    assert "--timeout=14400 " in (tmp_path / "asked").read_text()
+
+
+def test_a_server_that_does_not_end_is_told_with_what_to_do(recover, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        recover(
+            f"echo 'WARNING: no answer' >> {tmp_path}/restore.log; echo 'pg_ctl: it does not shut down' >&2; exit 1"
+        )
+    [line] = str(ended.value).splitlines()
+    assert "does not end (pg_ctl: it does not shut down)" in line
+    assert "Its log ends with: WARNING: no answer. To do: see that the repository is reached" in line
