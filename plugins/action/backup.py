@@ -39,6 +39,11 @@ class ActionModule(EngineAction):
             raise EngineError(
                 f"there are no CronJobs of backups in {namespace}: platform_backups is false, or site.yml has not run."
             )
+        if suspended := [f"{namespace}/{store}-{what}" for store in asked if found[store]["spec"].get("suspend")]:
+            raise EngineError(
+                f"CronJobs {', '.join(suspended)} are suspended: with platform_backups_read_only the backups are "
+                "another cluster's."
+            )
         if self._task.check_mode:
             return {"changed": True, "stores": {}, "msg": f"would run: {', '.join(asked)}"}
         ran: dict[str, Ran] = {}

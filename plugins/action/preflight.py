@@ -32,6 +32,7 @@ class ActionModule(EngineAction):
         "roles": {"type": "list", "elements": "str", "required": True},
         "cluster": {"type": "bool", "default": True},
         "capacity_required": {"type": "bool", "default": True},
+        "new_cluster": {"type": "bool", "default": False},
     }
 
     def act(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class ActionModule(EngineAction):
         if args["cluster"]:
             try:
                 cluster = self.connect()
-                found_there = ClusterChecks(cluster, manifests, args["capacity_required"]).run()
+                found_there = ClusterChecks(cluster, manifests, args["capacity_required"], args["new_cluster"]).run()
                 problems += found_there.problems
                 warnings = found_there.warnings
                 result["version"] = found_there.version

@@ -30,6 +30,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.reach import (
     reads_kubelets,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS
 
 Body = dict[str, Any]
 Question = tuple[str, str, str | None, str]  # API group, resource, namespace, name; a verb is asked about it
@@ -65,11 +66,14 @@ class Findings:
 class ClusterChecks:
     """All checks of one cluster; after the first request they run side by side."""
 
-    def __init__(self, cluster: Cluster, manifests: list[Manifest], capacity_required: bool = True) -> None:
+    def __init__(
+        self, cluster: Cluster, manifests: list[Manifest], capacity_required: bool = True, new_cluster: bool = False
+    ) -> None:
         self.cluster = cluster
         self.manifests = manifests
         self.bodies = [manifest.body for manifest in manifests]
         self.capacity_required = capacity_required
+        self.new_cluster = new_cluster
         self.namespaces = {manifest.name for manifest in manifests if manifest.kind == "Namespace"}
         self.namespaces |= {manifest.namespace for manifest in manifests if manifest.namespace}
         self.found = Findings()
@@ -97,6 +101,7 @@ class ClusterChecks:
             self._way_to_the_nodes,
             self._leave_for_sealed_secrets,
             self._no_restore_under_way,
+            self._new_cluster,
         )
         results = [Findings() for _check in checks]
         with ThreadPoolExecutor(len(checks)) as pool:
@@ -362,6 +367,17 @@ class ClusterChecks:
                         f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same "
                         "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
                     )
+
+    def _new_cluster(self, found: Findings) -> None:
+        """A platform that is there is not to be overwritten by another one's data."""
+        if not self.new_cluster:
+            return
+        for body in self.bodies:
+            namespace, name = body["metadata"].get("namespace"), body["metadata"]["name"]
+            if body["kind"] == "StatefulSet" and self.cluster.get(KINDS["StatefulSet"], namespace, name):
+                found.problems.append(
+                    f"StatefulSet {namespace}/{name} is there, and this is for a new cluster: name another inventory."
+                )
 
 
 def _labels(body: Body) -> dict[str, str]:

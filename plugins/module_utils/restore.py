@@ -60,8 +60,10 @@ class Restore:
     def plan(self, target: str, timeline: str) -> dict[str, Body]:
         """What a restore to a target would bring, by store.
 
-        :raises EngineError: there is no such backup, or a repository cannot be read.
+        :raises EngineError: it is not possible; there is no such backup, or a repository cannot be read.
         """
+        for store in self.stores:
+            store.require_possible(undo=False)
         return {store.name: store.plan(target, timeline) for store in self.stores}
 
     def run(self, target: str, timeline: str, undo: bool) -> dict[str, Body]:
@@ -69,6 +71,8 @@ class Restore:
 
         :raises EngineError: what is not done yet, and that the same call completes it.
         """
+        for store in self.stores:
+            store.require_possible(undo)
         state = self.under_way()
         if state is None:
             state = self._begin(target, timeline, undo)

@@ -61,6 +61,12 @@ class Store:
         self.cluster, self.namespace, self.say = cluster, namespace, say
         self.timeout, self.ready_timeout = timeout, ready_timeout
 
+    def require_possible(self, undo: bool) -> None:
+        """Refuse what cannot be done, before anything is.
+
+        :raises EngineError: why it cannot.
+        """
+
     def plan(self, target: str, timeline: str) -> Body:
         """What a restore to a target would bring: target, label, made, lost_from, size.
 
@@ -369,18 +375,20 @@ class Kubernetes(Store):
 
     name, title, reader = "kubernetes", "Kubernetes", "backups-exporter"
 
-    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
-        """Give the Secrets of the backup to the cluster."""
+    def require_possible(self, undo: bool) -> None:
+        """Only where no store has taken passwords yet."""
         if undo:
             raise EngineError("what a restore of Kubernetes has written is not undone.")
-        if running := [body["metadata"]["name"] for body in self.cluster.list(STATEFUL_SET, self.namespace)["items"]]:
-            used = [name for name in running if name in ("postgres", "redis", "elasticsearch")]
-            if used:
-                raise EngineError(
-                    f"StatefulSets {', '.join(used)} of {self.namespace} are there, and know the passwords of now: "
-                    "the Secrets of a backup are for a new cluster, before its stores. To look at them: `kubectl -n "
-                    f"{self.namespace} exec deployment/{self.reader} -- python3 -m store_backup secrets LABEL`."
-                )
+        sets = {body["metadata"]["name"] for body in self.cluster.list(STATEFUL_SET, self.namespace)["items"]}
+        if used := sorted(sets & {"postgres", "redis", "elasticsearch"}):
+            raise EngineError(
+                f"StatefulSets {', '.join(used)} of {self.namespace} are there, and know the passwords of now: the "
+                "Secrets of a backup are for a new cluster, before its stores. To look at them: `kubectl -n "
+                f"{self.namespace} exec deployment/{self.reader} -- python3 -m store_backup secrets LABEL`."
+            )
+
+    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+        """Give the Secrets of the backup to the cluster."""
         names = []
         for secret in json.loads(self._ask("python3", "-m", "store_backup", "secrets", target)):
             metadata = secret["metadata"]

@@ -31,6 +31,11 @@ options:
       - Whether too small a cluster is a problem; V(false) makes it a warning, for clusters that grow on demand.
     type: bool
     default: true
+  new_cluster:
+    description:
+      - Whether a store that is there already is a problem.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full

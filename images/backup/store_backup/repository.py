@@ -2,7 +2,8 @@
 
 BACKUP_REPOSITORY has one repository a store below it; BACKUP_SECRETS is a folder with the files BACKUP_S3_ACCESS_KEY,
 BACKUP_S3_SECRET_KEY and BACKUP_CIPHER_KEY, which follow their Secret and so are read each time. BACKUP_CA is the file
-that the endpoint's certificate is verified with, where it is not of a well-known authority.
+that the endpoint's certificate is verified with, where it is not of a well-known authority. With BACKUP_READ_ONLY, not
+even a lock is written.
 
 A backup is a snapshot with the tag `label=TIME`. What is found out later, such as that it restores, is a small snapshot
 of its own, with the tags `of=LABEL` and `NAME=VALUE`: a snapshot that is complete is never written again.
@@ -153,9 +154,10 @@ class Repository:
             "AWS_SECRET_ACCESS_KEY": (secrets / "BACKUP_S3_SECRET_KEY").read_text().strip(),
         }
         trusted = [f"--cacert={os.environ['BACKUP_CA']}"] if os.environ.get("BACKUP_CA") else []
+        lock = ["--no-lock"] if os.environ.get("BACKUP_READ_ONLY") else []
         try:
             done = subprocess.run(
-                ["restic", *trusted, *arguments],
+                ["restic", *trusted, *lock, *arguments],
                 cwd=folder,
                 env=env,
                 input=given,

@@ -163,6 +163,8 @@ def archiving() -> dict[str, Any]:
     """Return the parameters that archive the WAL; each member's own, so that they are in force when it starts."""
     if not os.environ.get("PGBACKREST_STANZA"):
         return {}
+    if os.environ.get("POSTGRES_BACKUP_READ_ONLY"):
+        return {"archive_mode": "off"}
     timeout = os.environ.get("POSTGRES_ARCHIVE_TIMEOUT", "60")
     return {"archive_mode": "on", "archive_command": ARCHIVE_COMMAND, "archive_timeout": timeout}
 
