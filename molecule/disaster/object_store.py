@@ -50,8 +50,8 @@ def extract(program: Path) -> None:
 
 
 def certificate(folder: Path) -> None:
-    """One that the server proves its address with."""
-    names = ["-subj", f"/CN={ADDRESS}", "-addext", f"subjectAltName=IP:{ADDRESS}"]
+    """One that the server proves its address with; pgBackRest looks for a name alone."""
+    names = ["-subj", f"/CN={ADDRESS}", "-addext", f"subjectAltName=IP:{ADDRESS},DNS:{ADDRESS}"]
     files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
     command = [
         "openssl",
