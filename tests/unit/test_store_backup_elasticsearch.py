@@ -350,6 +350,8 @@ def test_discard_deletes_what_is_set_aside(server, dump, capsys):
     ends(server, 12, replace, server, dump, "another")
     with pytest.raises(Problem, match="is under way"):
         Indices(server).discard()
+    with pytest.raises(Problem, match="is under way"):
+        elasticsearch_store.take(dump)
 
 
 def test_what_is_set_aside_is_not_backed_up(server, dump, tmp_path):

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from store_backup.elasticsearch_store import (
+    DOCUMENT,
     LATE,
     START,
+    STATE,
     Body,
     Server,
     compare,
@@ -35,10 +37,6 @@ from store_backup.elasticsearch_store import (
 from store_backup.repository import Problem, wait
 from store_backup.volume import UNDONE, name_aside
 
-STATE = "citadelbuy-restore"
-"""A hidden index, and its only document."""
-
-DOCUMENT = f"/{STATE}/_doc/state"
 LOST = ("index.hidden", "index.blocks.", "index.number_of_replicas", "index.auto_expand_replicas")
 """Settings that a clone has of its own."""
 

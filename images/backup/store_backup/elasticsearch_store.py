@@ -43,6 +43,10 @@ ANSWER = 300
 START = 300
 """Seconds until a server of this pod serves, or shards are started."""
 
+STATE = "citadelbuy-restore"
+"""A hidden index. Its only document tells the steps of a restore."""
+
+DOCUMENT = f"/{STATE}/_doc/state"
 ASIDE = re.compile(r"before-\d{8}t\d{6}z-")
 """How names begin of what a restore has set aside."""
 
@@ -118,9 +122,11 @@ def source() -> Server:
 def take(folder: Path) -> str:
     """Write all documents and their record into a folder; returns what there is to say of it."""
     server = source()
+    at_rest(server)
     record: Body = {"templates": templates(server), "indices": {}}
     for number, name in enumerate(indices(server)):
         record["indices"][name] = dump(server, name, folder / f"{number}.ndjson.gz")
+    at_rest(server)
     (folder / RECORD).write_text(json.dumps(record))
     return said(record)
 
@@ -155,6 +161,16 @@ def said(record: Body) -> str:
     """In words."""
     number = sum(index["count"] for index in record["indices"].values())
     return f"{len(record['indices'])} indices, {number} documents"
+
+
+def at_rest(server: Server) -> None:
+    """Find no restore under way, in which indices are not whole.
+
+    :raises Problem: there is one.
+    """
+    state = server.ask("GET", DOCUMENT, missing=True).get("_source")
+    if state and "told" not in state:
+        raise Problem("a restore of Elasticsearch is under way: complete it or undo it, then make a backup")
 
 
 def serves(server: Server, name: str = "") -> bool:
