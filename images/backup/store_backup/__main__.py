@@ -104,11 +104,10 @@ def replace_indices(identity: str, target: str) -> None:
     """Put a backup of Elasticsearch in the place of its indices."""
     repository = Repository("elasticsearch")
 
-    def fetch() -> tuple[dict[str, Any], dict[str, Any], Path]:
+    def fetch() -> tuple[str, Path]:
         folder, backup = work("elasticsearch"), repository.choose(target)
         repository.fetch(backup, folder)
-        record = elasticsearch_store.check(folder)
-        return {"label": backup.label, "said": elasticsearch_store.said(record)}, record, folder
+        return backup.label, folder
 
     Indices(elasticsearch_store.source()).replace(identity, fetch)
 

@@ -25,12 +25,14 @@ from store_backup.elasticsearch_store import (
     STATE,
     Body,
     Server,
+    check,
     compare,
     definition,
     early,
     indices,
     load,
     path,
+    said,
     serves,
     templates,
 )
@@ -47,11 +49,11 @@ class Indices:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    def replace(self, work: str, fetch: Callable[[], tuple[Body, Body, Path]]) -> None:
+    def replace(self, work: str, fetch: Callable[[], tuple[str, Path]]) -> None:
         """Set the indices aside and load a dump in their place; a work that was done is told again.
 
         :param work: the same for all tries of one restore.
-        :param fetch: gives what there is to tell, a dump's record, and the folder that its files are in.
+        :param fetch: gives a dump's label, and the folder that its files are in.
         """
         state = self._load()
         if done(state, work):
@@ -59,7 +61,8 @@ class Indices:
         if "back" in state and "told" not in state:
             raise Problem("an undoing is under way in Elasticsearch: complete it")
         begun = time.monotonic()
-        told, record, folder = fetch()  # what cannot be had leaves the indices as they are
+        label, folder = fetch()
+        record = check(folder)  # what cannot be had leaves the indices as they are
         if not state or "told" in state:
             state = self._begin(state, work)
         if not state["moved"]:
@@ -71,9 +74,8 @@ class Indices:
             late = {key: value for key, value in index["settings"].items() if key.startswith(LATE)}
             self.server.ask("PUT", path(name, "/_settings"), {"index.refresh_interval": None} | late)
         self._make(record["templates"])
-        self._finish(
-            state | {"id": work}, told | {"aside": state["aside"], "seconds": round(time.monotonic() - begun, 1)}
-        )
+        told = {"label": label, "said": said(record), "aside": state["aside"]}
+        self._finish(state | {"id": work}, told | {"seconds": round(time.monotonic() - begun, 1)})
 
     def undo(self, work: str) -> None:
         """Make what was set aside last the data again; what a complete restore has brought is kept, too."""
