@@ -334,6 +334,13 @@ def test_an_undoing_does_not_need_a_copy_of_what_never_went(server, dump, monkey
     monkeypatch.setattr(elasticsearch_restore, "serves", lambda _server, name: not name.startswith("before-"))
     with pytest.raises(Problem, match=r"index before-\S+-orders, a clone of orders, is not started after 0 s"):
         replace(server, dump)
+    ask = server.ask
+
+    def answers(method: str, path: str, *arguments: Any, **keywords: Any) -> Any:
+        assert not re.fullmatch("/before-.*/_count", path), "it cannot be asked"
+        return ask(method, path, *arguments, **keywords)
+
+    monkeypatch.setattr(server, "ask", answers)
     Indices(server).undo("undo")
     monkeypatch.setattr(elasticsearch_restore, "serves", started)
     assert data(server) == before
@@ -428,6 +435,21 @@ def test_a_difference_after_loading_is_told_by_name(server, dump, monkeypatch):
     write(server, "products", {"more": {"price": 7}}, since=20)
     with pytest.raises(Problem, match="index products: expected 250 documents, found 251"):
         elasticsearch_store.compare(server, "products", index)
+
+
+def test_a_restore_does_not_end_well_with_less_than_the_dump(server, dump, monkeypatch):
+    before = data(server)
+    load = elasticsearch_store.load
+
+    def lossy(server: Server, name: str, *arguments: Any) -> None:
+        load(server, name, *arguments)
+        write(server, name, {"1": {"n": 2}}, since=30, routing="r")
+
+    monkeypatch.setattr(elasticsearch_restore, "load", lossy)
+    with pytest.raises(Problem, match=r"index gone\+later: expected documents of checksum"):
+        replace(server, dump)
+    Indices(server).undo("undo")
+    assert data(server) == before
 
 
 def test_verification_is_on_an_empty_server(server, dump, monkeypatch):
