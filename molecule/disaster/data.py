@@ -17,7 +17,7 @@ from typing import Any
 from object_store import kubectl
 
 STATE = Path(__file__).resolve().parents[2] / ".cache/tests/disaster-data.json"
-ROWS = 1000
+ROWS, LETTERS = 1000, 50
 SECONDS = 120
 SECRETS = {
     "citadelbuy": ("citadelbuy-secrets", "citadelbuy-postgres"),
@@ -56,6 +56,17 @@ def api(method: str, path: str, body: Any = None, token: str = "") -> Any:
     )
 
 
+def letters(program: str) -> Any:
+    """What Elasticsearch answers a request about an index of letters, which PostgreSQL knows nothing of."""
+    return node(
+        "const login = Buffer.from(`${process.env.ELASTICSEARCH_USERNAME ?? 'elastic'}:${process.env.ELASTICSEARCH_PASSWORD}`);"
+        "const headers = { authorization: `Basic ${login.toString('base64')}`, 'content-type': 'application/x-ndjson' };"
+        "const ask = async (path, rest) =>"
+        " (await fetch(`${process.env.ELASTICSEARCH_URL}/letters/${path}`, { headers, ...rest })).json();"
+        f"console.log(JSON.stringify(await {program}));"
+    )
+
+
 def secrets() -> dict[str, dict[str, str]]:
     """The values that the applications and the stores know each other by."""
     found = {}
@@ -82,6 +93,9 @@ def before() -> None:
         products.append(made["id"])
     sql(f"CREATE TABLE disaster AS SELECT number, md5(number::text) AS text FROM generate_series(1, {ROWS}) AS number")
     redis(f'EVAL \'for i = 1, {ROWS} do redis.call("SET", "cart:" .. i, "item" .. i) end\' 0')
+    lines = "".join(f'{{"index":{{"_id":"{number}"}}}}\n{{"text":"letter {number}"}}\n' for number in range(LETTERS))
+    written = letters(f"ask('_bulk', {{ method: 'POST', body: {json.dumps(lines)} }})")
+    assert not written["errors"], written
     state = {"account": account, "products": products, "secrets": secrets()}
     STATE.parent.mkdir(parents=True, exist_ok=True)
     STATE.write_text(json.dumps(state))

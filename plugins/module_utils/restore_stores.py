@@ -1,7 +1,8 @@
 """What a restore is for each store: who tells the plan, what is stopped, and who exchanges the data.
 
-What a volume needs is done in a Job's pod, by a program of the image: `postgres-restore` (images/postgres/files) or
-`store_backup` (images/backup). It does nothing twice for the same work, so a run that was killed is simply run again.
+What a volume or a server needs is done in a Job's pod, by a program of the image: `postgres-restore`
+(images/postgres/files) or `store_backup` (images/backup). It does nothing twice for the same work, so a run that was
+killed is simply run again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ NAME = "app.kubernetes.io/name"
 LABELS = {NAME: "restore", "app.kubernetes.io/component": "backup"}  # of a Job
 OWN_SECRETS = ("app.kubernetes.io/component", "secrets")  # the label of those that the role secrets makes
 BACKUP_SECRET = "citadelbuy-backups"  # of the backups themselves: the one that reads them is the right one
+STOPPED = (  # what is told where a Job fails
+    "The platform is stopped. To do: mend that and run the same again, or go back by -e restore_undo=true "
+    "-e restore_confirm=true."
+)
 # What Patroni remembers of members that other data does not bear out, by the end of its Endpoints' names.
 PATRONI = {
     "": ("leader", "optime", "slots"),
@@ -46,8 +51,9 @@ PATRONI = {
 class Store:
     """One store in one cluster."""
 
-    name = title = reader = ""
-    """Of its objects, for people, and of the Deployment whose pods the network lets at its repository."""
+    name = title = reader = worker = ""
+    """Of its objects, for people, and of the Deployment whose pods the network lets at its repository. A Job's pod has
+    the label of those, or the one that is named last."""
 
     def __init__(
         self, cluster: Cluster, namespace: str, timeout: float, ready_timeout: float, say: Callable[[str], None]
@@ -112,13 +118,25 @@ class Store:
             )
         return run_in_pod(self.cluster, self.namespace, pods[0]["metadata"]["name"], "exporter", [*words], ASKED)
 
-    def _run(self, name: str, spec: Body) -> Body:
+    def _backup_pod(self, words: list[str]) -> Body:
+        """The pod that makes backups, with other arguments."""
+        cronjob = self.cluster.get(CRON_JOB, self.namespace, f"{self.name}-backup")
+        if cronjob is None:
+            raise EngineError(f"there is no CronJob {self.namespace}/{self.name}-backup: is platform_backups true?")
+        spec = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        [container] = spec["containers"]
+        container["args"] = words
+        return spec
+
+    def _run(self, name: str, spec: Body, otherwise: str = STOPPED) -> Body:
         """Run a pod once; returns the JSON that it told last.
 
         A Job of a run that was killed is ended; what it has done by then is not done again.
+
+        :param otherwise: what to do where it fails.
         """
         self._delete(JOB, name)
-        labels = LABELS | {NAME: self.reader, "app.kubernetes.io/component": "restore", "tier": "backup"}
+        labels = LABELS | {NAME: self.worker or self.reader, "app.kubernetes.io/component": "restore", "tier": "backup"}
         body = {
             "apiVersion": JOB.api_version,
             "kind": JOB.kind,
@@ -130,10 +148,7 @@ class Store:
             Waiter(self.cluster, self.timeout).wait([Target("Job", self.namespace, name)])
         except Failed as error:
             said = last_line(self.cluster, self.namespace, name) or str(error)
-            raise EngineError(
-                f"{said} (Job {self.namespace}/{name}). The platform is stopped. To do: mend that and run the same "
-                "again, or go back by -e restore_undo=true -e restore_confirm=true."
-            ) from None
+            raise EngineError(f"{said} (Job {self.namespace}/{name}). {otherwise}") from None
         line = last_line(self.cluster, self.namespace, name)
         self._delete(JOB, name)
         try:
@@ -359,15 +374,30 @@ class Redis(Members):
 
     def _spec(self, found: Body, data: Body, words: list[str]) -> Body:
         """The pod that makes backups, with the volume of a member."""
-        cronjob = self.cluster.get(CRON_JOB, self.namespace, f"{self.name}-backup")
-        if cronjob is None:
-            raise EngineError(f"there is no CronJob {self.namespace}/{self.name}-backup: is platform_backups true?")
-        spec = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        spec = self._backup_pod(words)
         [container] = spec["containers"]
-        container["args"] = words
         container["env"] = [*container["env"], {"name": "BACKUP_DATA", "value": "/data"}]
         container["volumeMounts"] = [*container["volumeMounts"], {"name": "data", "mountPath": "/data"}]
         return spec | {"volumes": [*spec["volumes"], {"name": "data"} | data]}
+
+
+class Elasticsearch(Store):
+    """Elasticsearch: its indices are exchanged while it runs."""
+
+    name, title, reader, worker = "elasticsearch", "Elasticsearch", "backups-exporter", "elasticsearch-backup"
+
+    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+        """By a Job, which asks Elasticsearch."""
+        words = ["undo", self.name, work] if undo else ["replace", self.name, work, target]
+        told = self._run(f"{self.name}-restore", self._backup_pod(words))
+        self.say(f"{self.title} has the data of {told['back'] if undo else 'backup ' + told['label']}")
+        return told
+
+    def discard(self) -> list[str]:
+        """By another."""
+        pod = self._backup_pod(["discard", self.name])
+        told = self._run(f"{self.name}-discard", pod, "To do: mend that and run the same again.")
+        return [f"{self.name}: {told['said']}"]
 
 
 class Kubernetes(Store):
@@ -412,7 +442,7 @@ class Kubernetes(Store):
             self.cluster.request("POST", SECRET.path(metadata["namespace"]), body)
 
 
-STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres, Redis, Kubernetes)}
+STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres, Redis, Elasticsearch, Kubernetes)}
 
 
 def _made_by(pod: Body, kind: str) -> bool:

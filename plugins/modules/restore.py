@@ -9,12 +9,12 @@ author: CitadelBuy Platform (@citadelbuy)
 description:
   - Tells what would be restored and lost; does it with O(confirm).
   - The applications are stopped, the data is set aside on its volume, the backup is restored and recovered, and all is
-    started again. Other members copy the first one.
+    started again. Other members copy the first one. Elasticsearch runs on, and its indices of now are set aside in it.
   - A run that is killed is completed by the same call.
 options:
   stores:
     description:
-      - C(postgres) and C(redis), together or alone; C(kubernetes), alone. Commas may separate them.
+      - C(postgres), C(redis) and C(elasticsearch), together or alone; C(kubernetes), alone. Commas may separate them.
       - C(kubernetes) gives the Secrets of the platform to a new cluster, before its stores are deployed.
     type: list
     elements: str

@@ -12,6 +12,7 @@ import rendering
 import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
+from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import quantity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent
@@ -190,6 +191,27 @@ def test_labels(inventory: Sets) -> None:
         assert labels["app.kubernetes.io/part-of"] == "citadelbuy"
         assert {"app.kubernetes.io/component", "app.kubernetes.io/version"} <= set(labels)
         assert manifest.body["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_stores_are_verified_at_once(inventory: Sets) -> None:
+    quotas = [
+        item.body["spec"]["hard"] for item in manifests(inventory, "ResourceQuota") if "restore" in item.namespace
+    ]
+    pods = [
+        pod_template(item.body)["spec"] for item in manifests(inventory, "CronJob") if item.name.endswith("-verify")
+    ]
+    for quota in quotas:
+        assert len(pods) >= 4
+        assert len(pods) <= int(quota["pods"])
+        for name in quota.keys() - {"pods"}:
+            part, resource = name.split(".")
+            # Those that start first are done, or run beside and so count like the others.
+            used = sum(
+                quantity(container["resources"][part][resource])
+                for pod in pods
+                for container in [*pod.get("initContainers", []), *pod["containers"]]
+            )
+            assert used <= quantity(quota[name]), name
 
 
 def test_budgets_let_a_drain_pass(inventory: Sets) -> None:
@@ -418,7 +440,7 @@ def test_redis_and_heap_settings_of_production(prod: Sets) -> None:
         for variable in container.get("env", [])
         if variable["name"] == "ES_JAVA_OPTS"
     ]
-    assert options == ["-Xms1g -Xmx1g"]
+    assert sorted(options) == ["-Xms1g -Xmx1g", "-Xms512m -Xmx512m"], "the server's, and that of its verification"
 
 
 def test_namespaces_enforce_restricted(inventory: Sets) -> None:

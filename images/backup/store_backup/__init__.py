@@ -1,1 +1,1 @@
-"""Backups of Redis and of the cluster's own objects, in one restic repository each."""
+"""Backups of Redis, of Elasticsearch and of the cluster's own objects, in one restic repository each."""

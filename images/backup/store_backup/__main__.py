@@ -1,16 +1,18 @@
-"""Backups of Redis and of the cluster's own objects.
+"""Backups of Redis, of Elasticsearch, and of the cluster's own objects.
 
 store_backup take STORE                make one
 store_backup verify STORE              restore the newest one beside, and compare it
 store_backup plan STORE TARGET         what would be restored, as JSON
-store_backup replace STORE ID TARGET   on a member's volume: its data is set aside for that of a backup
-store_backup set-aside STORE ID        on another member's volume, which copies the first one when it starts
-store_backup undo STORE ID             on a member's volume: what was set aside last is the data again
+store_backup replace STORE ID TARGET   the data is set aside for that of a backup
+store_backup set-aside redis ID        on another member's volume, which copies the first one when it starts
+store_backup undo STORE ID             what was set aside last is the data again
+store_backup discard elasticsearch     what was set aside is deleted
 store_backup secrets TARGET            the Secrets of a backup, as JSON
 store_backup metrics                   tell Prometheus what the repositories hold, on port 9854
 
-STORE is redis or kubernetes. TARGET is a backup's label, a time with its zone, or empty for the newest. BACKUP_KEEP
-backups are kept; BACKUP_WORK is a folder for what is on its way, BACKUP_DATA a member's volume.
+STORE is redis, elasticsearch or kubernetes. TARGET is a backup's label, a time with its zone, or empty for the newest.
+BACKUP_KEEP backups are kept; BACKUP_WORK is a folder for what is on its way, BACKUP_DATA a member's volume of Redis.
+Elasticsearch's data is exchanged while it runs.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from store_backup import kubernetes_store, metrics, redis_store
+from store_backup import elasticsearch_store, kubernetes_store, metrics, redis_store
+from store_backup.elasticsearch_restore import Indices
 from store_backup.repository import Problem, Repository, new_label, warn
 from store_backup.volume import Volume
 
-STORES = {"redis": redis_store, "kubernetes": kubernetes_store}
+STORES = {"redis": redis_store, "elasticsearch": elasticsearch_store, "kubernetes": kubernetes_store}
 
 
 def work(name: str) -> Path:
@@ -85,16 +88,28 @@ def plan(store: str, target: str) -> None:
     print(json.dumps(found))
 
 
-def replace(store: str, identity: str, target: str) -> None:
-    """Put a backup in the place of a member's data."""
-    repository = Repository(store)
+def replace_volume(identity: str, target: str) -> None:
+    """Put a backup of Redis in the place of a member's data."""
+    repository = Repository("redis")
 
     def fetch(folder: Path) -> dict[str, Any]:
         backup = repository.choose(target)
         repository.fetch(backup, folder)
-        return {"label": backup.label, "said": STORES[store].verify(folder)}
+        return {"label": backup.label, "said": redis_store.verify(folder)}
 
-    Volume(Path(os.environ["BACKUP_DATA"])).replace(identity, fetch, STORES[store].put)
+    Volume(Path(os.environ["BACKUP_DATA"])).replace(identity, fetch, redis_store.put)
+
+
+def replace_indices(identity: str, target: str) -> None:
+    """Put a backup of Elasticsearch in the place of its indices."""
+    repository = Repository("elasticsearch")
+
+    def fetch() -> tuple[str, Path]:
+        folder, backup = work("elasticsearch"), repository.choose(target)
+        repository.fetch(backup, folder)
+        return backup.label, folder
+
+    Indices(elasticsearch_store.source()).replace(identity, fetch)
 
 
 def secrets(target: str) -> None:
@@ -116,11 +131,17 @@ def main() -> None:
         case ["plan", store, target]:
             plan(store, target)
         case ["replace", "redis", identity, target]:
-            replace("redis", identity, target)
+            replace_volume(identity, target)
         case ["set-aside", "redis", identity]:
             Volume(Path(os.environ["BACKUP_DATA"])).set_aside(identity)
         case ["undo", "redis", identity]:
             Volume(Path(os.environ["BACKUP_DATA"])).undo(identity)
+        case ["replace", "elasticsearch", identity, target]:
+            replace_indices(identity, target)
+        case ["undo", "elasticsearch", identity]:
+            Indices(elasticsearch_store.source()).undo(identity)
+        case ["discard", "elasticsearch"]:
+            Indices(elasticsearch_store.source()).discard()
         case ["secrets", target]:
             secrets(target)
         case ["metrics"]:

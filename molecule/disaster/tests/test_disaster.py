@@ -33,6 +33,11 @@ def test_every_key_of_redis_is_there() -> None:
     assert data.redis("GET cart:77") == "item77"
 
 
+def test_every_document_of_elasticsearch_is_there() -> None:
+    assert data.letters("ask('_count')")["count"] == data.LETTERS
+    assert data.letters("ask('_doc/7')")["_source"] == {"text": "letter 7"}
+
+
 def test_the_secrets_are_those_of_before(written) -> None:
     assert data.secrets() == written["secrets"]
 
@@ -50,4 +55,4 @@ def test_the_drill_tells_how_long_it_took() -> None:
     print(json.dumps(report, indent=2))
     parts = report["secrets_seconds"] + report["platform_seconds"] + report["data_seconds"]
     assert 0 < parts < report["seconds"]
-    assert report["restored"].keys() == {"postgres", "redis"}
+    assert report["restored"].keys() == {"postgres", "redis", "elasticsearch"}
