@@ -59,8 +59,9 @@ def api(method: str, path: str, body: Any = None, token: str = "") -> Any:
 def letters(program: str) -> Any:
     """What Elasticsearch answers a request about an index of letters, which PostgreSQL knows nothing of."""
     return node(
-        "const login = Buffer.from(`${process.env.ELASTICSEARCH_USERNAME ?? 'elastic'}:${process.env.ELASTICSEARCH_PASSWORD}`);"
-        "const headers = { authorization: `Basic ${login.toString('base64')}`, 'content-type': 'application/x-ndjson' };"
+        "const { ELASTICSEARCH_USERNAME: user = 'elastic', ELASTICSEARCH_PASSWORD: password } = process.env;"
+        "const authorization = `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}`;"
+        "const headers = { authorization, 'content-type': 'application/x-ndjson' };"
         "const ask = async (path, rest) =>"
         " (await fetch(`${process.env.ELASTICSEARCH_URL}/letters/${path}`, { headers, ...rest })).json();"
         f"console.log(JSON.stringify(await {program}));"

@@ -105,6 +105,8 @@ class ActionModule(EngineAction):
         if "secrets" in told:
             return f"{title}: the values of Secrets {', '.join(told['secrets'])} are those of the backup."
         timeline = f", timeline {told['timeline']}" if "timeline" in told else ""
+        if told.get("back") == "":
+            return f"{title} was left as it is: the restore had not come to it."
         if "back" in told:
             return f"{title} has the data of {told['back']} again{timeline}."
         kept = f"what was there is kept as {told['aside']}" if told["aside"] else "there was no data before"

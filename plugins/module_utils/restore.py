@@ -16,7 +16,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import LABELS, MERGE, STORES
+from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import LABELS, MERGE, STORES, Work
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
     KINDS,
     Target,
@@ -53,7 +53,11 @@ class Restore:
         self.stores = [STORES[name](cluster, namespace, timeout, ready_timeout, say) for name in stores]
 
     def under_way(self) -> Body | None:
-        """The state of a restore that has not ended: target, timeline, undo, stores' members, deployments, since."""
+        """The state of a restore that has not ended.
+
+        Its target, timeline and undo, and whether it began as one; by store its members; by name of what was stopped
+        its replicas; since when.
+        """
         found = self.cluster.get(CONFIG_MAP, self.namespace, STATE)
         return json.loads(found["data"]["state"]) if found else None
 
@@ -83,11 +87,14 @@ class Restore:
         for name in state["deployments"]:
             self._scale(name, 0)
         self.say(f"applications stopped: {', '.join(state['deployments']) or 'none was running'}")
-        work = f"{'undo' if undo else 'restore'} {state['since']}"
-        told = {
-            store.name: store.exchange(work, target, timeline, undo, state["stores"][store.name])
-            for store in self.stores
-        }
+        restore = f"restore {state['since']}"
+        # Where a restore has not come to, its undoing would go back to what an earlier one has set aside.
+        work = (
+            Work(f"undo {state['since']}", undo=True, of="" if state["began_as_undo"] else restore)
+            if undo
+            else Work(restore, target, timeline)
+        )
+        told = {store.name: store.exchange(work, state["stores"][store.name]) for store in self.stores}
         for name, replicas in state["deployments"].items():
             self._scale(name, replicas)
         Waiter(self.cluster, self.ready_timeout).wait(
@@ -126,6 +133,7 @@ class Restore:
             "timeline": timeline,
             "undo": undo,
             "stores": {store.name: store.members() for store in self.stores},
+            "began_as_undo": undo,
             "deployments": deployments,
             "since": time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()),
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply_own import apply_own
@@ -48,6 +49,21 @@ PATRONI = {
 }
 
 
+@dataclass
+class Work:
+    """What is to be done with each store."""
+
+    identity: str  # the same for all tries of one restore, or of one undoing
+    target: str = ""
+    timeline: str = ""
+    undo: bool = False
+    of: str = ""  # the identity of the restore that has not ended and is undone; empty: the last one
+
+    def words(self, *more: str) -> list[str]:
+        """Of the programs: what is done, and to which end."""
+        return ["undo", *more, self.identity, self.of] if self.undo else ["replace", *more, self.identity, self.target]
+
+
 class Store:
     """One store in one cluster."""
 
@@ -84,10 +100,9 @@ class Store:
         """How many run, or are to."""
         return 0
 
-    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+    def exchange(self, work: Work, members: int) -> Body:
         """Restore, or undo the last restore, while no application runs; returns what was told of it.
 
-        :param work: the same for all tries of one restore.
         :raises EngineError: what is not done yet, and that the same call completes it.
         """
         raise NotImplementedError
@@ -187,7 +202,7 @@ class Members(Store):
         """How many its sizing has."""
         return self._set()["spec"]["replicas"] or 1
 
-    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+    def exchange(self, work: Work, members: int) -> Body:
         """The members stop; the first one's volume gets the data; the others', none; they start."""
         found = self._set()
         self._scale(0)
@@ -198,16 +213,17 @@ class Members(Store):
             return [pod["metadata"]["name"] for pod in running]
 
         self._wait(lambda: not pods(), lambda: f"pods {', '.join(pods())} have not ended")
-        told = self._work(
-            found, 0, self._words("undo", work) if undo else self._words("replace", work, target, timeline)
-        )
+        told = self._work(found, 0, self._words(work))
         for number in range(1, self._volumes()):
-            self._work(found, number, self._words("set-aside", work))
+            self._work(found, number, self._aside_words(work))
         self._start(members, told)
         self.say(f"{self.title} serves, {members} member{'s' if members > 1 else ''}")
         return told
 
-    def _words(self, what: str, work: str, target: str = "", timeline: str = "") -> list[str]:
+    def _words(self, work: Work) -> list[str]:
+        raise NotImplementedError
+
+    def _aside_words(self, work: Work) -> list[str]:
         raise NotImplementedError
 
     def _spec(self, found: Body, data: Body, words: list[str]) -> Body:
@@ -299,8 +315,11 @@ class Postgres(Members):
     def _plan_words(self, target: str, timeline: str) -> list[str]:
         return ["postgres-restore", "plan", target, timeline]
 
-    def _words(self, what: str, work: str, target: str = "", timeline: str = "") -> list[str]:
-        return ["postgres-restore", what, work, *([target, timeline] if what == "replace" else [])]
+    def _words(self, work: Work) -> list[str]:
+        return ["postgres-restore", *work.words(), *([] if work.undo else [work.timeline])]
+
+    def _aside_words(self, work: Work) -> list[str]:
+        return ["postgres-restore", "set-aside", work.identity]
 
     def _spec(self, found: Body, data: Body, words: list[str]) -> Body:
         """A member's container with other arguments, and the volume that its data is on; it takes part in nothing."""
@@ -369,8 +388,11 @@ class Redis(Members):
         )
         return self._discard(["sh", "-ec", command])
 
-    def _words(self, what: str, work: str, target: str = "", timeline: str = "") -> list[str]:
-        return [what, self.name, work, *([target] if what == "replace" else [])]
+    def _words(self, work: Work) -> list[str]:
+        return work.words(self.name)
+
+    def _aside_words(self, work: Work) -> list[str]:
+        return ["set-aside", self.name, work.identity]
 
     def _spec(self, found: Body, data: Body, words: list[str]) -> Body:
         """The pod that makes backups, with the volume of a member."""
@@ -386,11 +408,10 @@ class Elasticsearch(Store):
 
     name, title, reader, worker = "elasticsearch", "Elasticsearch", "backups-exporter", "elasticsearch-backup"
 
-    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+    def exchange(self, work: Work, members: int) -> Body:
         """By a Job, which asks Elasticsearch."""
-        words = ["undo", self.name, work] if undo else ["replace", self.name, work, target]
-        told = self._run(f"{self.name}-restore", self._backup_pod(words))
-        self.say(f"{self.title} has the data of {told['back'] if undo else 'backup ' + told['label']}")
+        told = self._run(f"{self.name}-restore", self._backup_pod(work.words(self.name)))
+        self.say(f"{self.title} serves")
         return told
 
     def discard(self) -> list[str]:
@@ -417,10 +438,10 @@ class Kubernetes(Store):
                 f"{self.namespace} exec deployment/{self.reader} -- python3 -m store_backup secrets LABEL`."
             )
 
-    def exchange(self, work: str, target: str, timeline: str, undo: bool, members: int) -> Body:
+    def exchange(self, work: Work, members: int) -> Body:
         """Give the Secrets of the backup to the cluster."""
         names = []
-        for secret in json.loads(self._ask("python3", "-m", "store_backup", "secrets", target)):
+        for secret in json.loads(self._ask("python3", "-m", "store_backup", "secrets", work.target)):
             metadata = secret["metadata"]
             label, value = OWN_SECRETS
             if (metadata.get("labels") or {}).get(label) == value and metadata["name"] != BACKUP_SECRET:

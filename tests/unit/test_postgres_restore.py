@@ -152,6 +152,17 @@ def test_a_restore_that_has_not_begun_has_nothing_to_undo(volume, steps):
     assert volume.marks() == {"pgdata": "mine"}
 
 
+def test_the_undoing_of_a_restore_that_never_came_here_leaves_what_an_earlier_one_brought(volume, capsys):
+    volume.begin_with("mine")
+    volume.program.replace("first", "noon", "")
+    volume.program.undo("undo second", "second")
+    assert volume.marks()["pgdata"] == "restored noon"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"back": "", "system": "7"}
+    volume.program.replace("third", "morning", "")
+    volume.program.undo("undo third", "third")
+    assert volume.marks()["pgdata"] == "restored noon"
+
+
 def test_a_volume_without_data_has_nothing_to_go_back_to(volume, capsys):
     volume.program.replace("first", "", "")
     assert volume.marks() == {"pgdata": "restored "}

@@ -7,6 +7,7 @@ import json
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import restore_stores
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import Work
 from test_wait import Kubelet
 
 CRON_JOB = """
@@ -54,8 +55,8 @@ def test_a_restore_is_a_job_of_the_pod_that_makes_backups(store, pods, deploy, c
     deploy(CRON_JOB)
     told = {"label": "L", "said": "1 indices", "aside": "before-1", "seconds": 1.0, "back": "before-1"}
     monkeypatch.setattr(restore_stores, "last_line", lambda *_: json.dumps(told))
-    assert store.exchange("restore 1", "newest", "", False, 0) == told
-    assert store.exchange("undo 1", "", "", True, 0) == told
+    assert store.exchange(Work("restore 1", "newest"), 0) == told
+    assert store.exchange(Work("undo 1", undo=True, of="restore 1"), 0) == told
     monkeypatch.setattr(restore_stores, "last_line", lambda *_: '{"said": "deleted: before-1"}')
     assert store.discard() == ["elasticsearch: deleted: before-1"]
     by_name = {pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]: pod for pod in pods}
@@ -63,7 +64,7 @@ def test_a_restore_is_a_job_of_the_pod_that_makes_backups(store, pods, deploy, c
     words = [pod["spec"]["containers"][0]["args"] for pod in {pod["metadata"]["uid"]: pod for pod in pods}.values()]
     assert words == [
         ["replace", "elasticsearch", "restore 1", "newest"],
-        ["undo", "elasticsearch", "undo 1"],
+        ["undo", "elasticsearch", "undo 1", "restore 1"],
         ["discard", "elasticsearch"],
     ]
     for pod in pods:
@@ -77,11 +78,11 @@ def test_a_restore_that_fails_says_what_the_pod_said(store, pods, deploy, monkey
     deploy(CRON_JOB)
     monkeypatch.setattr(restore_stores, "last_line", lambda *_: "store_backup: index a: it is closed")
     with pytest.raises(EngineError, match=r"index a: it is closed \(Job .*-restore\)\. The platform is stopped"):
-        store.exchange("restore 1", "bad", "", False, 0)
+        store.exchange(Work("restore 1", "bad"), 0)
 
 
 def test_without_backups_there_is_no_restore(store):
     with pytest.raises(EngineError, match=r"there is no CronJob .*/elasticsearch-backup: is platform_backups true"):
-        store.exchange("restore 1", "", "", False, 0)
+        store.exchange(Work("restore 1"), 0)
     with pytest.raises(EngineError, match=r"there is no CronJob"):
         store.discard()

@@ -189,7 +189,7 @@ def test_a_member_gets_a_backup_and_its_own_data_back(redis: Redis) -> None:
     with served(data) as ask:
         assert ask("DBSIZE") == "400"
         ask("SET", "since", "1")
-    assert json.loads(good("undo", "redis", "two").splitlines()[-1]) == {"back": told["aside"]}
+    assert json.loads(good("undo", "redis", "two", "one").splitlines()[-1]) == {"back": told["aside"]}
     with served(data) as ask:
         assert ask("KEYS", "*") == "mine"
     [kept] = data.glob("before-*-undone")
@@ -430,6 +430,17 @@ def test_work_on_a_volume_that_is_ended_anywhere_is_completed_or_undone(tmp_path
             break
     assert ended > 20
     assert number < STEPS - 1
+
+
+def test_the_undoing_of_a_restore_that_never_came_here_leaves_what_an_earlier_one_brought(tmp_path: Path) -> None:
+    data = Data(tmp_path / "data")
+    data.replace("first")
+    volume.Volume(data.folder).undo("undo second", "second")
+    assert data.found() == BACKUP
+    volume.Volume(data.folder).undo("undo first", "first")
+    assert data.found() == BACKUP  # no longer the newest work here: it has ended
+    data.undo("back")
+    assert data.found() == MINE
 
 
 def test_a_volume_without_data_has_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -365,6 +365,15 @@ def test_an_index_that_somebody_has_made_meanwhile_does_not_cost_the_data(server
     assert data(server) == before
 
 
+def test_the_undoing_of_a_restore_that_never_came_here_leaves_all(server, dump):
+    replace(server, dump, "first")
+    before = aside(server)
+    Indices(server).undo("undo second", "second")
+    assert aside(server) == before
+    Indices(server).undo("undo")
+    assert aside(server) != before
+
+
 def test_two_undoings_go_back_two_restores(server, dump):
     before = data(server)
     replace(server, dump, "first")

@@ -5,13 +5,13 @@ store_backup verify STORE              restore the newest one beside, and compar
 store_backup plan STORE TARGET         what would be restored, as JSON
 store_backup replace STORE ID TARGET   the data is set aside for that of a backup
 store_backup set-aside redis ID        on another member's volume, which copies the first one when it starts
-store_backup undo STORE ID             what was set aside last is the data again
+store_backup undo STORE ID OF          what was set aside last is the data again
 store_backup discard elasticsearch     what was set aside is deleted
 store_backup secrets TARGET            the Secrets of a backup, as JSON
 store_backup metrics                   tell Prometheus what the repositories hold, on port 9854
 
 STORE is redis, elasticsearch or kubernetes. TARGET is a backup's label, a time with its zone, or empty for the newest.
-BACKUP_KEEP backups are kept; BACKUP_WORK is a folder for what is on its way, BACKUP_DATA a member's volume of Redis.
+OF is the ID of a restore that has not ended, or empty for the last one. BACKUP_KEEP backups are kept; BACKUP_WORK is a folder for what is on its way, BACKUP_DATA a member's volume of Redis.
 Elasticsearch's data is exchanged while it runs.
 """
 
@@ -134,12 +134,12 @@ def main() -> None:
             replace_volume(identity, target)
         case ["set-aside", "redis", identity]:
             Volume(Path(os.environ["BACKUP_DATA"])).set_aside(identity)
-        case ["undo", "redis", identity]:
-            Volume(Path(os.environ["BACKUP_DATA"])).undo(identity)
+        case ["undo", "redis", identity, of]:
+            Volume(Path(os.environ["BACKUP_DATA"])).undo(identity, of)
         case ["replace", "elasticsearch", identity, target]:
             replace_indices(identity, target)
-        case ["undo", "elasticsearch", identity]:
-            Indices(elasticsearch_store.source()).undo(identity)
+        case ["undo", "elasticsearch", identity, of]:
+            Indices(elasticsearch_store.source()).undo(identity, of)
         case ["discard", "elasticsearch"]:
             Indices(elasticsearch_store.source()).discard()
         case ["secrets", target]:

@@ -37,7 +37,7 @@ from store_backup.elasticsearch_store import (
     templates,
 )
 from store_backup.repository import Problem, wait
-from store_backup.volume import UNDONE, name_aside
+from store_backup.volume import UNDONE, name_aside, untouched
 
 LOST = ("index.hidden", "index.blocks.", "index.number_of_replicas", "index.auto_expand_replicas")
 """Settings that a clone has of its own."""
@@ -77,10 +77,17 @@ class Indices:
         told = {"label": label, "said": said(record), "aside": state["aside"]}
         self._finish(state | {"id": work}, told | {"seconds": round(time.monotonic() - begun, 1)})
 
-    def undo(self, work: str) -> None:
-        """Make what was set aside last the data again; what a complete restore has brought is kept, too."""
+    def undo(self, work: str, of: str = "") -> None:
+        """Make what was set aside last the data again; what a complete restore has brought is kept, too.
+
+        :param work: the same for all tries of one undoing.
+        :param of: a restore that has not ended; one that has not come here leaves all as it is. Empty: the last one.
+        """
         state = self._load()
         if done(state, work):
+            return
+        if untouched(state, of):
+            self._finish({"id": work, "kept": state.get("kept", {})}, {"back": ""})
             return
         if "back" not in state or "told" in state:
             state = self._begin_undo(state)

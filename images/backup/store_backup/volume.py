@@ -62,11 +62,18 @@ class Volume:
         """Leave the volume without data."""
         self.replace(work, lambda _folder: {}, lambda _folder, _data: None)
 
-    def undo(self, work: str) -> None:
-        """Make what was set aside last the data again; what a complete restore has brought is kept, too."""
+    def undo(self, work: str, of: str = "") -> None:
+        """Make what was set aside last the data again; what a complete restore has brought is kept, too.
+
+        :param work: the same for all tries of one undoing.
+        :param of: a restore that has not ended; one that has not come here leaves all as it is. Empty: the last one.
+        """
         if self._done(work):
             return
         state = self._load()
+        if untouched(state, of):
+            self._finish({"id": work}, {"back": ""})
+            return
         if "back" not in state or "told" in state:
             state = self._begin_undo(state)
         state["id"] = work
@@ -132,6 +139,11 @@ class Volume:
     def _finish(self, state: dict[str, Any], told: dict[str, Any]) -> None:
         self._save(state | {"told": told})
         print(json.dumps(told))
+
+
+def untouched(state: dict[str, Any], of: str) -> bool:
+    """Whether a restore that has not ended elsewhere has not begun here."""
+    return bool(of) and state.get("id") != of and (not state or "told" in state)
 
 
 def name_aside() -> str:
