@@ -11,7 +11,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import L
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 
-STORES = ("postgres", "redis", "elasticsearch", "kubernetes")
+STORES = ("postgres", "redis", "elasticsearch", "kubernetes", "volumes")
 WORK = "A backup or its verification"  # one at a time: both write the repository's list of backups
 MARGIN = 60  # seconds beyond a Job's own deadline
 

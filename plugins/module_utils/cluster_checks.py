@@ -94,6 +94,7 @@ class ClusterChecks:
             self._login_and_permissions,
             self._served_kinds,
             self._storage,
+            self._snapshots,
             self._capacity,
             self._pod_security,
             self._metrics,
@@ -232,6 +233,37 @@ class ClusterChecks:
             )
         for owner, body, claim in claims:
             self._shrinking(found, owner, body, claim)
+
+    def _snapshots(self, found: Findings) -> None:
+        """The class that volumes are snapshotted by exists."""
+        wanted = [
+            variable["value"]
+            for body in self.bodies
+            if body["kind"] == "CronJob"
+            for container in body["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+            for variable in container.get("env") or []
+            if variable["name"] == "BACKUP_SNAPSHOT_CLASS"
+        ]
+        for name in wanted:
+            try:
+                items = self.cluster.request("GET", "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses")[1][
+                    "items"
+                ]
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                found.problems.append(
+                    f"VolumeSnapshotClass {name!r}: the cluster does not serve snapshot.storage.k8s.io/v1: install the"
+                    " CRDs and the controller of kubernetes-csi/external-snapshotter, or leave platform_snapshot_class"
+                    " empty."
+                )
+                return
+            names = sorted(item["metadata"]["name"] for item in items)
+            if name not in names:
+                found.problems.append(
+                    f"VolumeSnapshotClass {name!r} does not exist (platform_snapshot_class);"
+                    f" the cluster has: {', '.join(names) or 'none'}."
+                )
 
     def _shrinking(self, found: Findings, owner: str, body: Body, claim: Body) -> None:
         wanted_text = ((claim["spec"].get("resources") or {}).get("requests") or {}).get("storage", 0)

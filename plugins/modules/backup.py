@@ -14,7 +14,8 @@ description:
 options:
   stores:
     description:
-      - C(postgres), C(redis), C(elasticsearch), C(kubernetes); commas may separate them. Default is all with backups.
+      - C(postgres), C(redis), C(elasticsearch), C(kubernetes), C(volumes); commas may separate them. Default is all
+        that have a CronJob. Those of C(volumes) are snapshots, which nothing verifies.
     type: list
     elements: str
     default: []

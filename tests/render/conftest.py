@@ -29,7 +29,12 @@ with warnings.catch_warnings():  # it prepares the collections again
     warnings.simplefilter("ignore")
     _spec.loader.exec_module(unit)
 
-EVERYTHING = {"platform_logs": True, "platform_traces": True, "platform_backups": True}
+EVERYTHING = {
+    "platform_logs": True,
+    "platform_traces": True,
+    "platform_backups": True,
+    "platform_snapshot_class": "snapshots",
+}
 KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
 
 

@@ -6,6 +6,7 @@ Binaries come from the folder that CITADELBUY_BINARIES names, else from the newe
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import importlib.util
 import itertools
@@ -41,6 +42,8 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import Parent  # noqa: E402
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, render  # noqa: E402
 
+SNAPSHOT_CRDS = Path(__file__).parent / "recorded/volume-snapshots.yaml"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ADMIN, NOBODY = "test-admin-token", "test-nobody-token"
 CONTROLLERS = "deployment,replicaset,statefulset,daemonset,job,serviceaccount,namespace,garbagecollector"
 
@@ -207,6 +210,29 @@ class ApiServer:
                 }
             )
         )
+
+
+def serve_snapshots(cluster: Cluster, *classes: str) -> None:
+    """Have the cluster know VolumeSnapshots, and classes of them."""
+    for crd in yaml.safe_load_all(SNAPSHOT_CRDS.read_text()):
+        cluster.request("POST", CRDS, crd)
+        served = "/apis/{group}/v1/{names[plural]}".format(**crd["spec"])
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ApiError):
+                cluster.request("GET", served)
+                break
+            time.sleep(0.05)
+    for name in classes:
+        body = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": {"name": name}}
+        body |= {"driver": "example.com/none", "deletionPolicy": "Delete"}
+        cluster.request("POST", "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses", body)
+
+
+def withdraw_snapshots(cluster: Cluster) -> None:
+    """Have it forget them."""
+    for crd in yaml.safe_load_all(SNAPSHOT_CRDS.read_text()):
+        cluster.request("DELETE", f"{CRDS}/{crd['metadata']['name']}")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import L
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest, find_templates, render
 from ansible_collections.citadelbuy.platform.plugins.module_utils.role_variables import Role
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
-from conftest import CHECKOUT, ApiServer, Deployer
+from conftest import CHECKOUT, ApiServer, Deployer, serve_snapshots
 from test_wait import Kubelet
 
 Body = dict[str, Any]
@@ -35,6 +35,7 @@ Right = tuple[str, str, str, str]  # namespace or "", API group, resource, verb
 
 NAMESPACE, MONITORING, NODES = "citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes"
 RESTORE = "citadelbuy-restore"
+SNAPSHOTS = "snapshots"
 USER = f"system:serviceaccount:{NAMESPACE}:citadelbuy-deployer"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DELETE = {"dryRun": ["All"]}
@@ -89,6 +90,7 @@ REASONS = (
 GIVEN = [
     (NAMESPACE, "postgres"),
     (NAMESPACE, "postgres-backup"),
+    (NAMESPACE, "volumes-backup"),
     *((namespace, name) for namespace in (NAMESPACE, MONITORING) for name in ("prometheus", "kube-state-metrics")),
     (NODES, "prometheus"),
     *(("", f"citadelbuy-{name}.{MONITORING}") for name in ("prometheus", "kube-state-metrics")),
@@ -231,6 +233,7 @@ class Site:
             "platform_logs": True,
             "platform_traces": True,
             "platform_backups": True,
+            "platform_snapshot_class": SNAPSHOTS,
         }
         command = [
             program,
@@ -306,7 +309,7 @@ def status_of(site: Site, pod: Body) -> Body | None:
 
 
 def furnish(cluster: Cluster) -> None:
-    """Two nodes with room, and a default StorageClass whose volumes grow."""
+    """Two nodes with room, a default StorageClass whose volumes grow, and a class of snapshots."""
     for name in ("a", "b"):
         cluster.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
         status = {
@@ -322,6 +325,7 @@ def furnish(cluster: Cluster) -> None:
         "allowVolumeExpansion": True,
     }
     cluster.request("POST", "/apis/storage.k8s.io/v1/storageclasses", storage)
+    serve_snapshots(cluster, SNAPSHOTS)
 
 
 def bind_volumes(cluster: Cluster) -> None:

@@ -22,7 +22,7 @@ from ansible.vars.manager import VariableManager
 from ansible_collections.citadelbuy.platform.plugins.action import preflight
 from ansible_collections.citadelbuy.platform.plugins.module_utils import capacity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
-from conftest import ApiServer, free_port
+from conftest import ApiServer, free_port, serve_snapshots, withdraw_snapshots
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CASES = CHECKOUT / "tests/inventories"
@@ -241,6 +241,20 @@ def test_no_default_storage_class(check: Check, cluster) -> None:
     for store in ("postgres", "redis", "elasticsearch", "prometheus"):
         assert re.search(f"StatefulSet {store}(, StatefulSet [a-z]+)*: no default StorageClass", text), store
     assert "the cluster has: standard" in text
+
+
+def test_the_class_of_snapshots(check: Check, cluster) -> None:
+    given = {"platform_backups": True, "platform_snapshot_class": "fast"}
+    text = check(**given)["text"]
+    assert "VolumeSnapshotClass 'fast': the cluster does not serve snapshot.storage.k8s.io/v1: install the CRDs" in text
+    serve_snapshots(cluster, "slow")
+    try:
+        text = check(**given)["text"]
+        assert text == "VolumeSnapshotClass 'fast' does not exist (platform_snapshot_class); the cluster has: slow."
+        result = check(**given | {"platform_snapshot_class": "slow"})
+    finally:
+        withdraw_snapshots(cluster)
+    assert not result.get("failed"), result["text"]
 
 
 def test_a_volume_cannot_shrink(check: Check, cluster) -> None:

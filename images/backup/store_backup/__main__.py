@@ -1,4 +1,4 @@
-"""Backups of Redis, of Elasticsearch, and of the cluster's own objects.
+"""Backups of Redis, of Elasticsearch, and of the cluster's own objects; snapshots of volumes.
 
 store_backup take STORE                make one
 store_backup verify STORE              restore the newest one beside, and compare it
@@ -8,6 +8,7 @@ store_backup set-aside redis ID        on another member's volume, which copies 
 store_backup undo STORE ID OF          what was set aside last is the data again
 store_backup discard elasticsearch     what was set aside is deleted
 store_backup secrets TARGET            the Secrets of a backup, as JSON
+store_backup snapshot                  VolumeSnapshots of the datastores' volumes
 store_backup metrics                   tell Prometheus what the repositories hold, on port 9854
 
 STORE is redis, elasticsearch or kubernetes. TARGET is a backup's label, a time with its zone, or empty for the newest.
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from store_backup import elasticsearch_store, kubernetes_store, metrics, redis_store
+from store_backup import elasticsearch_store, kubernetes_store, metrics, redis_store, snapshots
 from store_backup.elasticsearch_restore import Indices
 from store_backup.repository import Problem, Repository, new_label, warn
 from store_backup.volume import Volume
@@ -144,6 +145,8 @@ def main() -> None:
             Indices(elasticsearch_store.source()).discard()
         case ["secrets", target]:
             secrets(target)
+        case ["snapshot"]:
+            snapshots.take()
         case ["metrics"]:
             metrics.serve()
         case _:

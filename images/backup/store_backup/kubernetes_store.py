@@ -74,18 +74,30 @@ def secrets(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def asked(path: str) -> dict[str, Any]:
+def asked(path: str, method: str = "GET", body: dict[str, Any] | None = None) -> dict[str, Any]:
     """What the API server answers."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     host = f"[{host}]" if ":" in host else host
     login = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}"}
-    request = urllib.request.Request(f"https://{host}:{port}/{path}", headers=login)
+    data = None if body is None else json.dumps(body).encode()
+    headers = login | {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"https://{host}:{port}/{path}", data, headers, method=method)
     tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
     try:
         with urllib.request.urlopen(request, timeout=WAIT, context=tls) as answer:
             return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise Problem(f"the API server refuses {method} /{path}: {error.code} {said_of(error)}") from None
     except (OSError, ValueError) as error:
-        raise Problem(f"the API server does not tell /{path}: {error}") from None
+        raise Problem(f"the API server does not answer {method} /{path}: {error}") from None
+
+
+def said_of(refusal: urllib.error.HTTPError) -> str:
+    """Why the API server refuses, in its own words."""
+    try:
+        return json.load(refusal)["message"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return str(refusal.reason)
 
 
 def name_of(item: dict[str, Any]) -> str:
