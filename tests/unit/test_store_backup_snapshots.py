@@ -175,6 +175,18 @@ def test_why_one_is_not_ready_is_told_and_no_good_one_goes_for_it(
     assert of(cluster, path) == ["20260101t020300z"]
 
 
+def test_one_that_another_run_waits_for_is_left(
+    take: Callable[[int], str], cluster: Cluster, path: str, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_SNAPSHOT_TIMEOUT", "1")
+    controller.status = lambda _volume: {"readyToUse": False}
+    with pytest.raises(Problem, match="its driver still works on it"):
+        take(9)
+    controller.status = lambda _volume: {"readyToUse": True}
+    assert take(1).endswith(", 0 expired")
+    assert of(cluster, path) == ["20260101t020100z", "20260101t020900z"]
+
+
 def test_one_that_is_ready_later_is_waited_for(take: Callable[[int], str], path: str, controller: Controller) -> None:
     looks = iter(range(40))
     controller.status = lambda _volume: {"readyToUse": True} if next(looks, 40) == 40 else None
