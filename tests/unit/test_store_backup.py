@@ -259,6 +259,22 @@ def test_a_wrong_key_and_an_empty_place_are_told(redis: Redis, tmp_path: Path) -
         assert "Traceback" not in done.stderr
 
 
+def test_a_place_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "Save(<lock/5effb110bd>) returned error, retrying after 7.6s: client.PutObject: No space left on device.",
+        "No space left on device.",
+        "main.lockRepository",
+        "unable to create lock in backend",
+    )
+    (tmp_path / "restic").write_text("#!/bin/sh\n" + "".join(f"echo '{line}' >&2\n" for line in said) + "exit 1\n")
+    (tmp_path / "restic").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(Problem) as told:
+        Repository("redis").backups()
+    why = "unable to create lock in backend: client.PutObject: No space left on device."
+    assert str(told.value).endswith(f"/redis: {why}")
+
+
 def test_a_password_that_redis_refuses_is_told(redis: Redis, tmp_path: Path) -> None:
     (tmp_path / "redis/password").write_text("another")
     done = call("take", "redis", redis=redis)

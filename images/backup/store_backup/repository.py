@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -174,7 +175,11 @@ class Repository:
             return done.stdout
         # The kind of failure comes first, and advice after it.
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        fatal = next((line for line in said if line.startswith("Fatal:")), said[-1]).removeprefix("Fatal: ")
+        fatal = next((line for line in said if line.startswith("Fatal:")), "").removeprefix("Fatal: ")
+        if not fatal:
+            # What it was doing comes last, and why it could not in what it said between its attempts.
+            tried = [match[1] for line in said if (match := re.search("retrying after [^:]*: (.+)", line))]
+            fatal = f"{said[-1]}: {tried[-1]}" if tried else said[-1]
         if "Is there a repository" in done.stderr and ("not exist" in fatal or "no such file" in fatal):
             raise _Missing(f"there is no repository at {self.place}")
         if "already locked" in done.stderr:
