@@ -75,6 +75,10 @@ drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without t
 	CITADELBUY_BACKUP_CLUSTER=backup pytest -s tests/backup
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-disaster
+drill-disaster: $(STAMP) ## Every store written to, the cluster destroyed, all of it found in a new one
+	@molecule test --no-command-borders --scenario-name disaster
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py
