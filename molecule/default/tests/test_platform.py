@@ -15,6 +15,7 @@ TIERS = {
     **dict(zip(APPS, ("api", "web"), strict=True)),
     "object-store": "backup",
     "postgres-backup-exporter": "backup",
+    "backups-exporter": "backup",
 }
 EXPORTERS = {
     "postgres": (9187, "pg_up 1"),
