@@ -824,6 +824,7 @@ def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Clust
         "deployer_monitoring_namespace": broken,
         "deployer_nodes_namespace": "",
         "deployer_restore_namespace": "",
+        "deployer_snapshots_enabled": False,
         "deployer_service_account": "",
         "deployer_secrets_source": "values",
         "deployer_subjects": [{"kind": "User", "name": "nobody"}],
