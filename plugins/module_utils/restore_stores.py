@@ -151,7 +151,7 @@ class Store:
         :param otherwise: what to do where it fails.
         """
         self._delete(JOB, name)
-        labels = LABELS | {NAME: self.worker or self.reader, "app.kubernetes.io/component": "restore", "tier": "backup"}
+        labels = _pod_labels(self.worker or self.reader)
         body = {
             "apiVersion": JOB.api_version,
             "kind": JOB.kind,
@@ -288,8 +288,7 @@ class Postgres(Members):
         query = "psql -X -qAt -U postgres -d postgres -c 'SELECT pg_is_in_recovery()' | grep -qx f"
         ready = {"exec": {"command": ["sh", "-c", query]}, "periodSeconds": 1, "timeoutSeconds": 5}
         spec["containers"][0]["readinessProbe"] = ready
-        labels = {NAME: self.reader, "app.kubernetes.io/component": "restore", "tier": "backup"}
-        metadata = {"name": name, "namespace": self.namespace, "labels": labels}
+        metadata = {"name": name, "namespace": self.namespace, "labels": _pod_labels(self.reader)}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         try:
             self.cluster.request("POST", POD.path(self.namespace), body)
@@ -431,7 +430,7 @@ class Kubernetes(Store):
         if undo:
             raise EngineError("what a restore of Kubernetes has written is not undone.")
         sets = {body["metadata"]["name"] for body in self.cluster.list(STATEFUL_SET, self.namespace)["items"]}
-        if used := sorted(sets & {"postgres", "redis", "elasticsearch"}):
+        if used := sorted(sets & STORES.keys()):
             raise EngineError(
                 f"StatefulSets {', '.join(used)} of {self.namespace} are there, and know the passwords of now: the "
                 "Secrets of a backup are for a new cluster, before its stores. To look at them: `kubectl -n "
@@ -464,6 +463,11 @@ class Kubernetes(Store):
 
 
 STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres, Redis, Elasticsearch, Kubernetes)}
+
+
+def _pod_labels(name: str) -> dict[str, str]:
+    """By which the network lets a pod at the place of backups."""
+    return {NAME: name, "app.kubernetes.io/component": "restore", "tier": "backup"}
 
 
 def _made_by(pod: Body, kind: str) -> bool:

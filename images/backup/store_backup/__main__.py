@@ -12,8 +12,8 @@ store_backup snapshot                  VolumeSnapshots of the datastores' volume
 store_backup metrics                   tell Prometheus what the repositories hold, on port 9854
 
 STORE is redis, elasticsearch or kubernetes. TARGET is a backup's label, a time with its zone, or empty for the newest.
-OF is the ID of a restore that has not ended, or empty for the last one. BACKUP_KEEP backups are kept; BACKUP_WORK is a folder for what is on its way, BACKUP_DATA a member's volume of Redis.
-Elasticsearch's data is exchanged while it runs.
+OF is the ID of a restore that has not ended, or empty for the last one. BACKUP_KEEP backups are kept; BACKUP_WORK is a
+folder for what is on its way, BACKUP_DATA a member's volume of Redis. Elasticsearch's data is exchanged while it runs.
 """
 
 from __future__ import annotations

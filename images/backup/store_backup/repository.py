@@ -41,6 +41,7 @@ class Backup:
     snapshot: str
     time: float
     notes: dict[str, str] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)  # the snapshots that these are in
 
     def number(self, name: str) -> int:
         """A note that is a time or an amount; 0 where it is not there."""
@@ -75,6 +76,7 @@ class Repository:
                 known[label] = Backup(label, snapshot["short_id"], moment(label))
             elif backup := known.get(tags.pop("of", "")):
                 backup.notes.update(tags)
+                backup.beside.append(snapshot["short_id"])
         return sorted(known.values(), key=lambda backup: backup.time)
 
     def choose(self, target: str) -> Backup:
@@ -104,7 +106,7 @@ class Repository:
     def add(self, folder: Path, label: str) -> int:
         """Store a folder as the backup of this label; returns its bytes."""
         try:
-            self._restic("cat", "config", timeout=READ)
+            self._restic("cat", "config", timeout=READ)  # one that does not answer is told soon
         except _Missing:
             self._restic("init", timeout=READ)
         command = ["backup", "--json", "--quiet", f"--host={self.store}", f"--tag=label={label}", "."]
@@ -126,14 +128,13 @@ class Repository:
     def expire(self, keep: int) -> str:
         """Let all but the newest go, unless none of those is known to restore; returns what there is to say of it."""
         known = self.backups()
-        remain, gone = known[-keep:], {backup.label for backup in known[:-keep]}
+        remain, gone = known[-keep:], known[:-keep]
         if not gone:
             return ""
         if not any(backup.verified for backup in remain):
             return f"no backup expires: none of the newest {keep} was ever verified"
         self._restic("unlock", timeout=READ)
-        found = json.loads(self._restic("snapshots", "--json", timeout=READ))
-        expired = [item["id"] for item in found if any(tag.partition("=")[2] in gone for tag in item.get("tags") or ())]
+        expired = [snapshot for backup in gone for snapshot in (backup.snapshot, *backup.beside)]
         try:
             self._restic("forget", "--quiet", "--prune", *expired)
         except _Locked as error:
