@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from store_backup.repository import Problem, warn, wait
+from store_backup.repository import Problem, wait, warn
 
 DUMP, RECORD = "dump.rdb", "record.json"
 SAMPLE = 500

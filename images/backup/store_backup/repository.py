@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 READ = 60
-"""Seconds that the repository may take to say what it holds: restic goes on trying for 15 minutes where it is refused."""
+"""Seconds that the repository may take to say what it holds: where it is refused restic goes on for 15 minutes."""
 
 LABEL = "%Y%m%dT%H%M%SZ"
 
