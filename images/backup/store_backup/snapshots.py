@@ -53,7 +53,7 @@ def take() -> None:
 
 
 def volumes() -> list[str]:
-    """The names of the claims of the StatefulSets' members that there are, PostgreSQL's first: its checkpoint is new."""
+    """The names of the claims the StatefulSets' members have, PostgreSQL's first: its checkpoint is new."""
     space, sets = os.environ["BACKUP_NAMESPACE"], os.environ["BACKUP_STATEFUL_SETS"].split()
     names = [name_of(item) for item in asked(f"api/v1/namespaces/{space}/persistentvolumeclaims")["items"]]
     found = [name for one in sets for name in sorted(names) if re.fullmatch(rf"data-{re.escape(one)}-\d+", name)]
