@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +15,17 @@ from conftest import load_program
 
 NOW = 1_700_000_000
 RECORD = json.dumps({"point": "verify-a", "timeline": 1, "schema": "one", "tables": {"public.a": "3:100:-17"}})
+
+
+TAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import load_program
+program = load_program("images/postgres/files/postgres-backup")
+program.LOCK = Path(sys.argv[2])
+program.take()
+"""
 
 
 class DatabaseError(Exception):
@@ -62,6 +77,7 @@ def program(repository, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", SimpleNamespace(Error=DatabaseError))
     module = load_program("images/postgres/files/postgres-backup")
     monkeypatch.setattr(module, "pgbackrest", repository.pgbackrest)
+    monkeypatch.setattr(module, "check_archive", lambda: None)
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 0.0))
     return module
 
@@ -209,3 +225,44 @@ def test_the_role_says_how_long_a_backup_may_be_without_a_record(program, reposi
     with pytest.raises(SystemExit, match=r"backup new is not verified: it was ended before .* make another one"):
         program.verify()
     assert repository.notes("new") == {"failed": str(NOW)}
+
+
+def test_an_archive_with_a_gap_is_a_failure_by_its_segment(monkeypatch, tmp_path):
+    program = load_program("images/postgres/files/postgres-backup")
+    plan = tmp_path / "postgres-restore"
+    plan.write_text(
+        "#!/bin/sh\n[ \"$*\" = 'plan  ' ] && echo 'postgres-restore: WAL segment 7 is missing' >&2; exit 1\n"
+    )
+    plan.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(SystemExit, match="WAL segment 7 is missing"):
+        program.compare("a", RECORD)
+
+
+def test_another_backup_waits_for_the_one_whose_program_was_killed(tmp_path):
+    lock, held = tmp_path / "lock", tmp_path / "held"
+    os.mkfifo(held)
+    pgbackrest = tmp_path / "pgbackrest"
+    pgbackrest.write_text(f"#!/bin/sh\n[ $1 = info ] && echo '[{{\"backup\": []}}]'; [ $1 != backup ] || cat {held}\n")
+    pgbackrest.chmod(0o755)
+    words = [sys.executable, "-c", TAKE, str(Path(__file__).parent), str(lock)]
+    process = subprocess.Popen(words, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    with held.open("w"):  # the backup is at it
+        process.kill()
+        process.wait()
+        with lock.open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def test_what_it_waited_for_gets_the_record_that_nobody_wrote(program, repository, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(program, "record", lambda label: program.note(label, record=RECORD))
+    monkeypatch.setattr(program, "expire", lambda _known: None)
+    repository.add("a", NOW + 1)
+    for _ in range(2):
+        program.take()
+        assert repository.notes("a") == {"record": RECORD}
+        assert capsys.readouterr().out.startswith("full backup a: ")
+    assert [call[0] for call in repository.calls].count("annotate") == 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import load_program
@@ -55,6 +58,9 @@ class Volume:
         """The repository's answer; it is asked for the timeline of the data that was there."""
         assert timeline == self.timeline
         return {"label": "backup", "info": {"size": 1}}, None
+
+    def check_archive(self, _backup, _target, _timeline):
+        """Nothing is missing."""
 
     def name_aside(self):
         """Such names as the clock gives."""
@@ -230,3 +236,85 @@ def test_a_server_that_does_not_end_is_told_with_what_to_do(recover, tmp_path):
     [line] = str(ended.value).splitlines()
     assert "does not end (pg_ctl: it does not shut down)" in line
     assert "Its log ends with: WARNING: no answer. To do: see that the repository is reached" in line
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A repository whose archive has segments, each a minute after the one before: 1 to 5, and 5 to 8 of timeline 2."""
+    monkeypatch.setenv("PGDATA", str(tmp_path / "pgdata"))
+    monkeypatch.setenv("PGBACKREST_STANZA", "postgres")
+    program = load_program("images/postgres/files/postgres-restore")
+    names = [f"{1:08X}{0:08X}{n:08X}" for n in range(1, 6)] + [f"{2:08X}{0:08X}{n:08X}" for n in range(5, 9)]
+    times = {name: 60 * int(name[-8:], 16) for name in names}
+    backup = {
+        "label": "20260301-120000F",
+        "timestamp": {"start": 50, "stop": 110},
+        "lsn": {"stop": "0/2000100"},
+        "archive": {"start": names[1], "stop": names[2]},
+        "error": False,
+    }
+
+    def pgbackrest(command, *options):
+        if command == "info":
+            return json.dumps(
+                [{"backup": [backup], "archive": [{"id": "15-1"}], "db": [{"system-id": 7}], "status": {"message": ""}}]
+            )
+        if command == "repo-get":
+            return "1\t0/5000100\tno recovery target specified\n"
+        files = {f"{name[:16]}/{name}-{'a' * 40}.zst": {"time": at} for name, at in times.items()}
+        return json.dumps(files | {"00000002.history": {"time": 1}, ".": {}})
+
+    monkeypatch.setattr(program, "pgbackrest", pgbackrest)
+    return SimpleNamespace(
+        program=program,
+        times=times,
+        names=names,
+        check=lambda *asked: program.Repository().check_archive(backup, *asked),
+    )
+
+
+def test_an_archive_without_a_gap_is_good_whatever_is_asked_for(archive):
+    for target in ("", "1970-01-01 00:07:00+00", "20260301-120000F"):
+        archive.check(target, 2)
+    del archive.times[archive.names[0]]  # from before the backup
+    archive.check("", 2)
+    del archive.times[archive.names[5]]  # timeline 1 has it, too
+    archive.check("", 2)
+
+
+@pytest.mark.parametrize("gone", [3, 6])
+def test_what_lies_after_a_missing_segment_is_refused(archive, gone):
+    del archive.times[archive.names[gone]]
+    last = archive.times[archive.names[gone - 1]]
+    before = archive.program.text_of(last)
+    archive.check(before, 2)
+    archive.check("20260301-120000F", 2)
+    for target in ("", archive.program.text_of(last + 1)):
+        with pytest.raises(SystemExit, match=f"{archive.names[gone][8:]} is missing .* after {re.escape(before)} can"):
+            archive.check(target, 2)
+
+
+def test_a_backup_without_its_own_wal_is_of_no_use(archive):
+    for gone in (2, 1):
+        del archive.times[archive.names[gone]]
+        with pytest.raises(SystemExit, match=f"{archive.names[gone][8:]} is missing"):
+            archive.check("20260301-120000F", 2)
+    with pytest.raises(SystemExit, match="nothing can be restored from backup 20260301-120000F"):
+        archive.check("1970-01-01 00:01:00+00", 2)
+
+
+@pytest.mark.parametrize(("code", "local", "told"), [(0, 0, 0), (1, 0, 1), (1, 1, 1), (39, 1, 1), (39, 0, 255)])
+def test_only_what_was_never_archived_ends_a_recovery(volume, tmp_path, code, local, told):
+    (tmp_path / "pg_wal").mkdir()
+    if local:
+        (tmp_path / "pg_wal/000000010000000000000001").write_text("")
+    command = volume.program.GET.replace("%f", "000000010000000000000001").replace("%p", "pg_wal/RECOVERYXLOG")
+    words = ["sh", "-c", f"pgbackrest() {{ return {code}; }}; {command}"]
+    assert subprocess.run(words, cwd=tmp_path, check=False).returncode == told
+
+
+def test_the_reason_is_one_line(volume):
+    said = "P00   WARN: slow\nP01  ERROR: [042]: raised from a: unable to open\n'b'\n       HINT: look\n"
+    assert volume.program.reason(said) == "ERROR: [042]: raised from a: unable to open 'b'"
+    assert volume.program.reason("a\nb\n") == "a b"
+    assert volume.program.reason("") == "it said nothing"
