@@ -31,9 +31,9 @@ down: $(STAMP) ## That cluster and its data gone
 
 .PHONY: test
 test: $(STAMP) ## Everything below
-	@python tests/run.py lint unit render graders rules viewer molecule cluster
+	@python tests/run.py lint unit render graders rules viewer molecule disaster cluster
 
-.PHONY: lint unit render graders rules viewer molecule cluster
+.PHONY: lint unit render graders rules viewer molecule disaster cluster
 lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
 unit: $(STAMP) ## The engine against a real API server, preflight, images
 render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
@@ -41,8 +41,9 @@ graders: $(STAMP) ## kube-score and checkov over the manifests of inventories/pr
 rules: $(STAMP) ## promtool: every alert fires when it should, and only then; every alert has a runbook
 viewer: $(STAMP) ## The viewer that stands for Grafana here: by node, and in Chromium on a real Prometheus
 molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
+disaster: $(STAMP) ## Every store written to, the cluster destroyed, all of it found in a new one
 cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from nothing and from every leftover state
-lint unit render graders rules viewer molecule cluster:
+lint unit render graders rules viewer molecule disaster cluster:
 	@python tests/run.py $@
 
 .PHONY: drill-rotation
@@ -74,10 +75,6 @@ drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without t
 	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
 	CITADELBUY_BACKUP_CLUSTER=backup pytest -s tests/backup
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
-
-.PHONY: drill-disaster
-drill-disaster: $(STAMP) ## Every store written to, the cluster destroyed, all of it found in a new one
-	@molecule test --no-command-borders --scenario-name disaster
 
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [cluster]
+run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [disaster] [cluster]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REPORTS = CHECKOUT / ".cache/tests"
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
 NEEDS_BINARIES = ("unit", "render")  # the others make them with their cluster
+MOLECULE = ("molecule", "disaster")  # they run pytest themselves
 Command = list[str]
 
 
@@ -36,6 +37,7 @@ def commands(stage: str) -> list[Command]:
             ["python", "tests/viewer/programs.py"],  # a browser looks at the dashboards
             ["molecule", "test", "--no-command-borders", "--scenario-name", "default"],
         ],
+        "disaster": [["molecule", "test", "--no-command-borders", "--scenario-name", "disaster"]],
         "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
 
@@ -64,7 +66,7 @@ def run_stage(stage: str) -> bool:
     addopts = f"--junit-xml={REPORTS / stage}.xml"
     # Another version of this collection, installed in the user's home, is not the one to look at.
     env = {"ANSIBLE_HOME": str(CHECKOUT / ".cache/ansible")}
-    if stage == "molecule":
+    if stage in MOLECULE:
         env["PYTEST_ADDOPTS"] = addopts
     good = True
     if stage in NEEDS_BINARIES:
@@ -100,7 +102,7 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "cluster"]
+    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "disaster", "cluster"]
     parser.add_argument("stages", nargs="+", choices=stages)
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)

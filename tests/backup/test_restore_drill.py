@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from test_backup_drill import (
     archived,
     awaited,
     back_up,
+    beside,
     damaged,
     insert,
     kubectl,
@@ -126,6 +128,19 @@ def test_a_point_in_time_in_place_and_back_again() -> None:
     archived()
     restore(restore_to="newest")
     assert numbers("postgres-0") == (3000, 3000)
+    serves()
+
+
+def test_a_backup_by_its_label_is_what_was_there_when_it_ended() -> None:
+    label = re.search(r"backup (\S+): ", back_up("drill-restore-label"))
+    assert label
+    count = numbers("postgres-0")
+    insert(count[1] + 1, count[1] + 1000)
+    archived()
+    with beside(label[1]):
+        assert numbers() == count
+    restore(restore_to=label[1])
+    assert numbers("postgres-0") == count
     serves()
 
 

@@ -99,16 +99,17 @@ def test_nothing_is_said_of_success_and_the_job_is_the_cronjob_s(back_up, deploy
 
 
 def test_one_line_of_a_failure_and_the_others_have_theirs(back_up, deploy, cluster, namespace, kubelet):
-    for store in ("postgres", "redis", "elasticsearch"):
+    for store in ("postgres", "redis", "elasticsearch", "kubernetes", "volumes"):
         deploy(CRON_JOB, store=store, prune=False)
     done = back_up()
     assert done.returncode == 2
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith(f"east: Make backups failed: redis: Job {namespace}/redis-backup-")
-    assert "postgres: " in line
-    assert "(this one is good)" in line
-    assert len(jobs(cluster, namespace)) == 3
+    for store in ("postgres", "elasticsearch", "kubernetes", "volumes"):
+        assert f"; {store}: " in line
+    assert line.count("(this one is good)") == 4
+    assert len(jobs(cluster, namespace)) == 5
     done = back_up("-e", "backup_stores=postgres,elasticsearch")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
