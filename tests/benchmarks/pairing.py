@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def seconds(action: Callable[[], Any]) -> float:
 class Pair:
     """Samples of this project (ours) and of a rival, taken alternately; sample i of both is one pair.
 
-    Smaller is better. `limit` is the most that the median ratio ours / rival may be, `own_limit` the median of ours.
+    `limit` is the most that the median ratio ours / rival may be, `least` the least where more is better, `own_limit`
+    the most that the median of ours may be.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Pair:
     rival_name: str
     unit: str = "s"
     limit: float | None = None
+    least: float | None = None
     own_limit: float | None = None
     ours: list[float] = field(default_factory=list)
     rival: list[float] = field(default_factory=list)
@@ -78,6 +81,17 @@ class Pair:
         progress("")
         return self
 
+    def alternate(self, ours: Callable[[], float], rival: Callable[[], float], rounds: int) -> Pair:
+        """Take a figure of each, first the one and then the other, as what comes second may find things otherwise."""
+        sides = [(self.ours, ours), (self.rival, rival)]
+        for number in range(rounds):
+            progress(f"{self.title}: round {number + 1} of {rounds}")
+            for samples, figure in sides:
+                samples.append(figure())
+            sides.reverse()
+        progress("")
+        return self
+
     @property
     def ratios(self) -> list[float]:
         """Ours divided by the rival's, pair by pair."""
@@ -85,16 +99,25 @@ class Pair:
 
     def verdict(self) -> str:
         """Of all targets of the pair: ok (without one, too), MISSED, or too few pairs."""
-        verdicts = [self._verdict(limit, values) for limit, values in self._targets() if limit is not None]
+        verdicts = [verdict for _, verdict in self._targets()]
         return next((text for text in ("MISSED", "too few pairs") if text in verdicts), "ok")
 
-    def _targets(self) -> list[tuple[float | None, list[float]]]:
-        return [(self.limit, self.ratios), (self.own_limit, self.ours)]
+    def _targets(self) -> list[tuple[str, str]]:
+        """What is asked of the medians, and the verdict."""
+        return [
+            (f"{what} {bound} {limit:g}{unit}", self._verdict(holds(median(values), limit)))
+            for what, values, bound, holds, limit, unit in (
+                ("ratio", self.ratios, "at most", operator.le, self.limit, ""),
+                ("ratio", self.ratios, "at least", operator.ge, self.least, ""),
+                (self.our_name, self.ours, "at most", operator.le, self.own_limit, f" {self.unit}"),
+            )
+            if limit is not None
+        ]
 
-    def _verdict(self, limit: float, values: list[float]) -> str:
-        if len(values) < ENOUGH:
+    def _verdict(self, holds: bool) -> str:
+        if len(self.ours) < ENOUGH:
             return "too few pairs"
-        return "ok" if median(values) <= limit else "MISSED"
+        return "ok" if holds else "MISSED"
 
     def table(self) -> str:
         """The pair as people read it."""
@@ -107,12 +130,7 @@ class Pair:
         ):
             figures = "".join(f"{number:10.3f}" for number in (min(values), median(values), max(values)))
             lines.append(f"  {name:{width}}{len(values):6}{figures} {unit}".rstrip())
-        for what, limit, unit, value in (
-            ("ratio", self.limit, "", self.ratios),
-            (self.our_name, self.own_limit, f" {self.unit}", self.ours),
-        ):
-            if limit is not None:
-                lines.append(f"  target: median {what} at most {limit:g}{unit}: {self._verdict(limit, value)}")
+        lines += [f"  target: median {target}: {verdict}" for target, verdict in self._targets()]
         return "\n".join(lines)
 
 

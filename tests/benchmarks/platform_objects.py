@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,10 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import 
     Parent,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.rank import rank_of  # noqa: E402
+from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import (  # noqa: E402
+    CLAIM,
+    Postgres,
+)
 
 KUBECONFIG = Path("/var/lib/citadelbuy/citadelbuy/admin.conf")  # of inventories/local
 NAMESPACE = "citadelbuy"
@@ -178,6 +182,24 @@ def without_pods(bodies: Iterable[Body], prefix: str) -> list[Body]:
             body["data"] = dict.fromkeys(body.get("data") or {}, "bWFkZSB1cA==")
         copies.append(body)
     return copies
+
+
+def restore_pod(cluster: Cluster, name: str, words: Sequence[str]) -> list[Body]:
+    """The pod of the Job of playbooks/restore.yml with other arguments, and a volume like the first member's.
+
+    It does not archive what it recovers: the repository is the platform's.
+    """
+    store = Postgres(cluster, NAMESPACE, 0, 0, print)
+    member = cluster.get(CLAIM, NAMESPACE, f"data-{store.name}-0")["spec"]
+    wanted = {key: member[key] for key in ("accessModes", "resources", "storageClassName")}
+    spec = store._spec(store._set(), {"persistentVolumeClaim": {"claimName": name}}, list(words))
+    spec["containers"][0]["env"] += [{"name": "POSTGRES_BACKUP_READ_ONLY", "value": "true"}]
+    spec["terminationGracePeriodSeconds"] = 1
+    labels = {"app.kubernetes.io/name": store.reader}  # by which the network lets it at the repository
+    return [
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": wanted},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec},
+    ]
 
 
 def _rename_namespaces(value: Any, prefix: str) -> None:
