@@ -77,6 +77,7 @@ def program(repository, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", SimpleNamespace(Error=DatabaseError))
     module = load_program("images/postgres/files/postgres-backup")
     monkeypatch.setattr(module, "pgbackrest", repository.pgbackrest)
+    monkeypatch.setattr(module, "paced", repository.pgbackrest)
     monkeypatch.setattr(module, "check_archive", lambda: None)
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 0.0))
     return module
@@ -239,21 +240,49 @@ def test_an_archive_with_a_gap_is_a_failure_by_its_segment(monkeypatch, tmp_path
         program.compare("a", RECORD)
 
 
-def test_another_backup_waits_for_the_one_whose_program_was_killed(tmp_path):
-    lock, held = tmp_path / "lock", tmp_path / "held"
+def state_of(process: int) -> str:
+    """Of a process: S, or T where it is stopped."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_another_backup_waits_for_the_one_whose_program_was_killed_at_rest(tmp_path):
+    lock, held = tmp_path / "lock", tmp_path / "held-by-pgbackrest"
     os.mkfifo(held)
     pgbackrest = tmp_path / "pgbackrest"
-    pgbackrest.write_text(f"#!/bin/sh\n[ $1 = info ] && echo '[{{\"backup\": []}}]'; [ $1 != backup ] || cat {held}\n")
+    said = "#!/bin/sh\n[ $1 != info ] || echo '[{\"backup\": []}]'\n[ $1 = backup ] || exit 0\n"
+    pgbackrest.write_text(f"{said}echo $$ > {tmp_path}/backup; cat {held}\n")
     pgbackrest.chmod(0o755)
     words = [sys.executable, "-c", TAKE, str(Path(__file__).parent), str(lock)]
-    process = subprocess.Popen(words, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "POSTGRES_BACKUP_SHARE": "0.01"}
+    process = subprocess.Popen(words, env=env)
     with held.open("w"):  # the backup is at it
+        backup = int((tmp_path / "backup").read_text())
+        while state_of(backup) != "T":
+            assert process.poll() is None
         process.kill()
         process.wait()
+        assert state_of(backup) == "T"
         with lock.open("w") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    pgbackrest.write_text(f"{said}exit 55\n")
+    assert subprocess.run(words, env=env, check=False, timeout=60, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("share", ["0.2", "1"])
+def test_a_backup_that_rests_says_what_one_says_that_does_not(monkeypatch, tmp_path, share):
+    program = load_program("images/postgres/files/postgres-backup")
+    pgbackrest = tmp_path / "pgbackrest"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("POSTGRES_BACKUP_SHARE", share)
+    monkeypatch.setattr(program, "PERIOD", 0.01)
+    for code, end in ((0, ""), (55, "echo 'P00  ERROR: [055]: no room' >&2")):
+        # More than a pipe holds, by a process of its own.
+        pgbackrest.write_text(f"#!/bin/sh\nsh -c 'seq 40000'\n{end}\nexit {code}\n")
+        pgbackrest.chmod(0o755)
+        if not code:
+            assert program.paced("backup").endswith("\n40000\n")
+    with pytest.raises(SystemExit, match=r"pgbackrest backup failed \(55\): ERROR: \[055\]: no room"):
+        program.paced("backup")
 
 
 def test_what_it_waited_for_gets_the_record_that_nobody_wrote(program, repository, monkeypatch, tmp_path, capsys):
