@@ -212,7 +212,7 @@ def insert(first: int, last: int) -> None:
 
 def numbers(pod: str = POD) -> tuple[int, int]:
     """How many rows there are, and the largest."""
-    count, largest = sql("SELECT count(*), max(number) FROM drill", pod).split("|")
+    count, largest = sql("SELECT count(*), coalesce(max(number), 0) FROM drill", pod).split("|")
     return int(count), int(largest)
 
 

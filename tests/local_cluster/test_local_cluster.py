@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -65,6 +66,7 @@ def kubectl(*arguments: str) -> str:
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 READ_API = "kubectl get --raw /readyz --server=https://{host}"
 READ_API += f' --certificate-authority={ACCOUNT}/ca.crt --token="$(cat {ACCOUNT}/token)"'
+METRICS = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:10249/metrics').read().decode())"
 ETCD = """
 import json, ssl, sys, urllib.request
 pki, path, body = sys.argv[1:]
@@ -229,6 +231,32 @@ def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
             said += "".join((STATE / f"nodes/{node}/logs/kubelet.log").read_text().splitlines(keepends=True)[-40:])
             raise AssertionError(f"{error}\n{said}") from error
         kubectl("delete", "pod", f"probe-{node}", "--wait=false")
+
+
+def in_node(node: str, *command: str) -> str:
+    """What a command prints in a node's network; empty where it fails."""
+    enter = ["nsenter", f"--net=/run/netns/{NAME}.{node}", *command]
+    return subprocess.run(enter, capture_output=True, text=True, check=False).stdout
+
+
+def services(node: str) -> list[str]:
+    """The addresses of Services that kube-proxy leads to pods, with their protocols and ports."""
+    found = in_node(node, "nft", "--numeric", "list", "map", "ip", "kube-proxy", "service-ips")
+    return sorted(re.findall(r"[0-9.]+ \. \d+ \. \d+ : goto", found))
+
+
+def test_a_kube_proxy_that_starts_anew_knows_its_rules_again() -> None:
+    """As once an hour, it reads them from the kernel, and deletes those that it takes for another's."""
+    nodes = ("node1", "node2", "node3")
+    before = {node: services(node) for node in nodes}
+    assert all(before.values()), before
+    kubectl("--namespace=kube-system", "delete", "pods", "--selector=k8s-app=kube-proxy", "--wait")
+    kubectl("--namespace=kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=120s")
+    synced = re.compile(r'^kubeproxy_sync_proxy_rules_last_timestamp_seconds\{ip_family="IPv4"\} [1-9]', re.MULTILINE)
+    ask = (sys.executable, "-c", METRICS)
+    for node in nodes:
+        until(lambda node=node: bool(synced.search(in_node(node, *ask))), f"kube-proxy of {node} has not synced")
+        assert services(node) == before[node]
 
 
 def test_comes_up_after_everything_was_killed() -> None:
