@@ -28,11 +28,15 @@ LIMIT = 300  # seconds for whatever is waited for
 pytestmark = pytest.mark.skipif(not NAME, reason="make drill-backup brings the cluster that this needs")
 
 
+def kubectl_words(*arguments: str) -> list[str]:
+    """A call of kubectl in the platform's namespace."""
+    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
+    return [str(program), "--kubeconfig", str(STATE / "admin.conf"), "--namespace", "citadelbuy", *arguments]
+
+
 def kubectl_done(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run kubectl, however it ends."""
-    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
-    words = [str(program), "--kubeconfig", str(STATE / "admin.conf"), "--namespace", "citadelbuy", *arguments]
-    return subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    return subprocess.run(kubectl_words(*arguments), input=stdin, capture_output=True, text=True, check=False)
 
 
 def kubectl(*arguments: str, stdin: str = "") -> str:

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from test_backup_drill import CACHE, NAME, POD, STATE, back_up, beside, now, sql
+from test_backup_drill import NAME, POD, back_up, beside, kubectl_words, now, sql
 from test_faults_drill import held, write
 from test_restore_drill import play, restore, serves
 
@@ -27,9 +27,8 @@ def clock() -> subprocess.Popen[str]:
         "DO $$ BEGIN FOR i IN 1..1200 LOOP"
         " INSERT INTO drill_clock DEFAULT VALUES; COMMIT; PERFORM pg_sleep(0.1); END LOOP; END $$"
     )
-    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
-    words = [str(program), "--kubeconfig", str(STATE / "admin.conf"), "--namespace", "citadelbuy", "exec", "postgres-0"]
-    words += ["--container", "postgres", "--", "psql", "-X", "-q", "-U", "postgres", "-d", "citadelbuy", "-c", text]
+    psql = ("psql", "-X", "-q", "-U", "postgres", "-d", "citadelbuy", "-c", text)
+    words = kubectl_words("exec", "postgres-0", "--container", "postgres", "--", *psql)
     return subprocess.Popen(words, text=True)
 
 
