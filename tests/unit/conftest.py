@@ -155,7 +155,8 @@ class ApiServer:
             f"--cert-dir={self.folder}/certs",
             "--authorization-mode=RBAC",
             f"--token-auth-file={self.folder}/tokens.csv",
-            "--service-cluster-ip-range=10.200.0.0/24",
+            # Of a /16 the first 256 addresses are given to nobody who does not ask for one, as tests do.
+            "--service-cluster-ip-range=10.200.0.0/16",
             f"--service-account-issuer={url}",
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",

@@ -110,7 +110,8 @@ def test_a_plan_first_then_the_replacement(case, deploy, namespace):
 
 
 def test_other_changes_of_the_set_wait_for_the_plan(deploy, live):
-    deploy(SERVICE + "---" + CONFIG_MAP.replace("immutable: true", ""), address="10.200.0.81")
+    first = deploy(SERVICE + "---" + CONFIG_MAP.replace("immutable: true", ""), address="10.200.0.81")
+    assert first.errors == []
     outcome = deploy(SERVICE + "---" + CONFIG_MAP.replace("immutable: true", ""), address="10.200.0.82", a="2")
     assert len(outcome.errors) == 1
     assert live("configmaps/fixed")["data"] == {"a": "1"}
