@@ -95,6 +95,22 @@ def back_up(name: str) -> str:
     return kubectl("logs", f"job/{name}")
 
 
+def try_once(store: str, name: str) -> None:
+    """A backup of a store out of its turn, which is not tried again."""
+    kubectl("delete", "job", name, "--ignore-not-found", "--wait")
+    job = json.loads(kubectl("create", "job", f"--from=cronjob/{store}-backup", name, "--dry-run=client", "-ojson"))
+    job["spec"]["backoffLimit"] = 0
+    kubectl("create", "-f", "-", stdin=json.dumps(job))
+
+
+def kill_database() -> None:
+    """Its pod, which is there again afterwards, and leads."""
+    kubectl("delete", "pod", "postgres-0", "--grace-period=1", "--wait")
+    kubectl("wait", "pod/postgres-0", "--for=condition=Ready", f"--timeout={LIMIT}s")
+    awaited(lambda: kubectl_done("exec", "postgres-0", "--", "pg_isready", "-q").returncode == 0, "it answers")
+    awaited(lambda: sql("SELECT pg_is_in_recovery()") == "f", "the primary leads again")
+
+
 def restore_pod(target: str) -> dict[str, Any]:
     """A pod with the data as of a time, or the newest where it is empty: the database's, without Patroni."""
     spec = read("statefulset", "postgres")["spec"]["template"]["spec"]
@@ -252,9 +268,7 @@ def test_exact_under_writes_across_a_new_timeline() -> None:
     insert(3001, 4000)
     timeline = sql("SELECT timeline_id FROM pg_control_checkpoint()")
     # No replica takes over here: the same member ends, and begins a timeline when it leads again.
-    kubectl("delete", "pod", "postgres-0", "--wait", "--grace-period=1")
-    kubectl("wait", "pod/postgres-0", "--for=condition=Ready", f"--timeout={LIMIT}s")
-    awaited(lambda: sql("SELECT pg_is_in_recovery()") == "f", "the primary leads again")
+    kill_database()
     assert int(sql("CHECKPOINT; SELECT timeline_id FROM pg_control_checkpoint()")) > int(timeline)
     insert(4001, 5000)
     after_switch = now()
@@ -273,12 +287,7 @@ def test_without_the_place_of_backups_nothing_is_lost_and_nothing_is_silent() ->
     insert(6001, 7000)
     failed = int(sql("SELECT failed_count FROM pg_stat_archiver"))
     sql("SELECT pg_switch_wal()")
-    patch = '{"spec": {"backoffLimit": 0}}'
-    job = json.loads(
-        kubectl("create", "job", "--from=cronjob/postgres-backup", "drill-away", "--dry-run=client", "-ojson")
-    )
-    job["spec"] |= json.loads(patch)["spec"]
-    kubectl("create", "-f", "-", stdin=json.dumps(job))
+    try_once("postgres", "drill-away")
     assert ended("drill-away") == "Failed"
     said = kubectl("logs", "job/drill-away")
     assert "the repository cannot be read" in said, said

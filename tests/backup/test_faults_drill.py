@@ -28,15 +28,16 @@ from test_backup_drill import (
     beside,
     ended,
     insert,
+    kill_database,
     kubectl,
-    kubectl_done,
     kubectl_words,
     numbers,
     read,
     restored,
     sql,
+    try_once,
 )
-from test_restore_drill import CHECKOUT, command, play, restore, serves
+from test_restore_drill import CHECKOUT, command, play, restore, serves, uids
 from test_verify_drill import backups, verified
 
 SEED = int(os.environ.get("CITADELBUY_SEED") or time.time())
@@ -102,11 +103,6 @@ def equal_beside() -> None:
         assert numbers() == numbers("postgres-0")
 
 
-def uids() -> set[str]:
-    """The pods of the platform."""
-    return {item["metadata"]["uid"] for item in json.loads(kubectl("get", "pods", "-ojson"))["items"]}
-
-
 def test_a_truncated_segment_is_no_end_of_the_archive() -> None:
     insert(1, 1000)
     print(back_up("faults-wal"))
@@ -154,14 +150,6 @@ def kill(pattern: str) -> None:
     kubectl("exec", "postgres-0", "--container", "postgres", "--", "sh", "-c", script)
 
 
-def kill_database() -> None:
-    """Its pod, which is there again afterwards."""
-    kubectl("delete", "pod", "postgres-0", "--grace-period=1", "--wait")
-    kubectl("wait", "pod/postgres-0", "--for=condition=Ready", f"--timeout={LIMIT}s")
-    awaited(lambda: kubectl_done("exec", "postgres-0", "--", "pg_isready", "-q").returncode == 0, "it answers")
-    awaited(lambda: sql("SELECT pg_is_in_recovery()") == "f", "the primary leads again")
-
-
 def logs(job: str) -> str:
     """What all pods of a Job have said that are still there."""
     return kubectl("logs", f"--selector=batch.kubernetes.io/job-name={job}", "--tail=-1").strip()
@@ -181,7 +169,7 @@ def test_backups_killed_at_random_moments_tell_the_truth_and_the_next_one_is_goo
     begun = time.monotonic()
     back_up("faults-kill")
     whole = time.monotonic() - begun
-    chance, outcomes = random.Random(SEED), []
+    chance = random.Random(SEED)
     writer = Writer()
     writer.start()
     try:
@@ -195,13 +183,13 @@ def test_backups_killed_at_random_moments_tell_the_truth_and_the_next_one_is_goo
             first = 7001 + 100 * number
             insert(first, first + 99)
             outcome, said = ended("faults-kill"), logs("faults-kill")
-            outcomes.append(f"{victim} after {moment:.1f} of {whole:.1f} s: {outcome}")
-            print(outcomes[-1])
+            told = f"{victim} after {moment:.1f} of {whole:.1f} s: {outcome}"
+            print(told)
             newest = backups()[-1]
             if outcome == "Complete":
                 assert newest["label"] in said or not said, said  # a pod that was deleted says nothing more
-                assert newest["timestamp"]["stop"] >= asked, f"{outcomes[-1]}: {said}"
-                assert "record" in newest["annotation"], f"{outcomes[-1]}: {said}"
+                assert newest["timestamp"]["stop"] >= asked, f"{told}: {said}"
+                assert "record" in newest["annotation"], f"{told}: {said}"
             else:
                 assert "postgres-backup: " in said, said
     finally:
@@ -229,11 +217,7 @@ def test_without_the_place_of_backups_every_store_says_so() -> None:
 def all_fail(stores: Sequence[str]) -> None:
     """A backup of each of the stores, tried once, fails and says so."""
     for store in stores:
-        kubectl("delete", "job", f"faults-{store}", "--ignore-not-found", "--wait")
-        words = ("create", "job", f"--from=cronjob/{store}-backup", f"faults-{store}", "--dry-run=client", "-ojson")
-        job = json.loads(kubectl(*words))
-        job["spec"]["backoffLimit"] = 0
-        kubectl("create", "-f", "-", stdin=json.dumps(job))
+        try_once(store, f"faults-{store}")
     for store in stores:
         assert ended(f"faults-{store}") == "Failed"
         said = logs(f"faults-{store}").splitlines()[-1]

@@ -74,6 +74,11 @@ def serves() -> None:
     awaited(lambda: sql("SELECT pg_is_in_recovery()") == "f", "the primary leads")
 
 
+def uids() -> set[str]:
+    """The pods of the platform."""
+    return {item["metadata"]["uid"] for item in json.loads(kubectl("get", "pods", "-ojson"))["items"]}
+
+
 def folders() -> list[str]:
     """What is on the database's volume."""
     return kubectl("exec", "postgres-0", "--container", "postgres", "--", "ls", "/var/lib/postgresql/data").split()
@@ -95,7 +100,7 @@ def table() -> Iterator[None]:
 def test_the_plan_tells_what_will_be_lost_and_changes_nothing() -> None:
     insert(1, 1000)
     print(back_up("drill-restore"))
-    pods = {item["metadata"]["uid"] for item in json.loads(kubectl("get", "pods", "-ojson"))["items"]}
+    pods = uids()
     target = now()
     done = play("restore", restore_to=target)
     assert done.returncode == 0, done.stdout
@@ -111,7 +116,7 @@ def test_the_plan_tells_what_will_be_lost_and_changes_nothing() -> None:
         done = play("restore", restore_to=wrong, restore_confirm=True)
         assert done.returncode == 2, done.stdout
         assert said in done.stdout, done.stdout
-    assert pods == {item["metadata"]["uid"] for item in json.loads(kubectl("get", "pods", "-ojson"))["items"]}
+    assert pods == uids()
 
 
 def test_a_point_in_time_in_place_and_back_again() -> None:
