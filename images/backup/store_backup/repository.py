@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 READ = 60
 """Seconds that the repository may take to say what it holds: where it is refused restic goes on for 15 minutes."""
@@ -149,25 +149,26 @@ class Repository:
         :raises Problem: it failed: the last line that it said.
         """
         secrets = Path(os.environ["BACKUP_SECRETS"])
-        env = os.environ | {
-            "RESTIC_REPOSITORY": self.place,
-            "RESTIC_PASSWORD_FILE": str(secrets / "BACKUP_CIPHER_KEY"),
-            "AWS_ACCESS_KEY_ID": (secrets / "BACKUP_S3_ACCESS_KEY").read_text().strip(),
-            "AWS_SECRET_ACCESS_KEY": (secrets / "BACKUP_S3_SECRET_KEY").read_text().strip(),
-        }
         trusted = [f"--cacert={os.environ['BACKUP_CA']}"] if os.environ.get("BACKUP_CA") else []
         lock = ["--no-lock"] if os.environ.get("BACKUP_READ_ONLY") else []
         try:
-            done = subprocess.run(
-                ["restic", *trusted, *lock, *arguments],
-                cwd=folder,
-                env=env,
-                input=given,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+            with _credentials(secrets) as credentials:
+                done = subprocess.run(
+                    ["restic", *trusted, *lock, *arguments],
+                    cwd=folder,
+                    env=os.environ
+                    | {
+                        "RESTIC_REPOSITORY": self.place,
+                        "RESTIC_PASSWORD_FILE": str(secrets / "BACKUP_CIPHER_KEY"),
+                        "AWS_SHARED_CREDENTIALS_FILE": f"/proc/self/fd/{credentials.fileno()}",
+                    },
+                    pass_fds=[credentials.fileno()],
+                    input=given,
+                    capture_output=True,
+                    text=True,
+                    timeout=timeout,
+                    check=False,
+                )
         except subprocess.TimeoutExpired as error:
             said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
             why = f": {said[-1]}" if said else ""
@@ -188,6 +189,16 @@ class Repository:
         if "wrong password" in fatal:
             fatal += ": is BACKUP_CIPHER_KEY the one that it was made with?"
         raise Problem(f"restic {arguments[0]} at {self.place}: {fatal}")
+
+
+def _credentials(secrets: Path) -> BinaryIO:
+    """The keys of the endpoint as a file of AWS's form, in memory alone: an environment is read by too many."""
+    access, secret = ((secrets / f"BACKUP_S3_{kind}_KEY").read_text().strip() for kind in ("ACCESS", "SECRET"))
+    file = os.fdopen(os.memfd_create("credentials"), "w+b")
+    # Between backticks, as a # or ; would begin a comment.
+    file.write(f"[default]\naws_access_key_id = `{access}`\naws_secret_access_key = `{secret}`\n".encode())
+    file.flush()
+    return file
 
 
 class _Missing(Problem):

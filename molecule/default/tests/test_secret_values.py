@@ -247,6 +247,8 @@ def places(kubectl: Any, play: Any, tmp_path_factory: Any) -> Iterator[dict[str,
             KINDS[1], "site", "--check", "--diff", "-e", f"@{given}", "-e", f"platform_report_file={reports[1]}"
         )
         assert GIVEN.partition("/")[2] in output
+        for playbook in ("backup", "verify_backup"):  # their programs are there only then
+            played(KINDS[0], playbook, "-vvvv")
         played(KINDS[2], "diagnose", "-e", "diagnose_what=who", "-e", "diagnose_since=10m")
         played(KINDS[2], "diagnose", "-e", f"diagnose_report_dir={folder}/diagnosis")
         diagnosis = list((folder / "diagnosis").iterdir())
