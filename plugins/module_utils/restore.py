@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
@@ -16,9 +16,16 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import LABELS, MERGE, STORES, Work
+from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import (
+    LABELS,
+    MERGE,
+    PAUSE,
+    STORES,
+    Work,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
     KINDS,
+    POD,
     Target,
     Waiter,
     find_workloads,
@@ -84,8 +91,7 @@ class Restore:
             self._require_same(state, target, timeline, undo)
             state |= {"undo": undo}
             self._write(state)
-        for name in state["deployments"]:
-            self._scale(name, 0)
+        self._stop(state["deployments"])
         self.say(f"applications stopped: {', '.join(state['deployments']) or 'none was running'}")
         restore = f"restore {state['since']}"
         # Where a restore has not come to, its undoing would go back to what an earlier one has set aside.
@@ -149,6 +155,32 @@ class Restore:
     def _write(self, state: Body) -> None:
         body = {"data": {"state": json.dumps(state)}}
         self.cluster.request("PATCH", CONFIG_MAP.path(self.namespace, STATE), body, content=MERGE)
+
+    def _stop(self, names: Iterable[str]) -> None:
+        """Scale Deployments to zero, and wait until their last pod is gone: it would write into what is restored.
+
+        :raises EngineError: one does not end.
+        """
+        for name in names:
+            self._scale(name, 0)
+        deadline = time.monotonic() + self.ready_timeout
+        while left := [pod for name in names for pod in self._pods(name)]:
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"pods {', '.join(left)} of the applications have not ended after {self.ready_timeout:.0f} s, and "
+                    "nothing was restored. To do: see why, then run this again."
+                )
+            time.sleep(PAUSE)
+
+    def _pods(self, name: str) -> list[str]:
+        """Names of a Deployment's pods, those that are ending too."""
+        found = self.cluster.get(KINDS["Deployment"], self.namespace, name)
+        if found is None:
+            return []
+        selector = ",".join(f"{key}={value}" for key, value in found["spec"]["selector"]["matchLabels"].items())
+        return [
+            pod["metadata"]["name"] for pod in self.cluster.list(POD, self.namespace, labelSelector=selector)["items"]
+        ]
 
     def _scale(self, name: str, replicas: int) -> None:
         """By a patch that owns nothing for long: its number is its autoscaler's, which rests at zero."""
