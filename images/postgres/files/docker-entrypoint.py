@@ -188,6 +188,8 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
                 "loop_wait": int(os.environ.get("POSTGRES_LOOP_WAIT", "3")),
                 "retry_timeout": int(os.environ.get("POSTGRES_RETRY_TIMEOUT", "5")),
                 "maximum_lag_on_failover": 16 * 1024 * 1024,
+                # Without the API server, the primary goes on for as long as all members answer it.
+                "failsafe_mode": True,
                 "synchronous_mode": os.environ.get("POSTGRES_SYNCHRONOUS_MODE", "false").lower() == "true",
                 "postgresql": {
                     "use_pg_rewind": True,
