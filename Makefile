@@ -31,9 +31,9 @@ down: $(STAMP) ## That cluster and its data gone
 
 .PHONY: test
 test: $(STAMP) ## Everything below
-	@python tests/run.py lint unit render graders rules viewer molecule disaster cluster
+	@python tests/run.py lint unit render graders rules viewer molecule disaster ha cluster
 
-.PHONY: lint unit render graders rules viewer molecule disaster cluster
+.PHONY: lint unit render graders rules viewer molecule disaster ha cluster
 lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
 unit: $(STAMP) ## The engine against a real API server, preflight, images
 render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
@@ -42,8 +42,9 @@ rules: $(STAMP) ## promtool: every alert fires when it should, and only then; ev
 viewer: $(STAMP) ## The viewer that stands for Grafana here: by node, and in Chromium on a real Prometheus
 molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
 disaster: $(STAMP) ## Every store written to, the cluster destroyed, all of it found in a new one
+ha: $(STAMP) ## The datastores with three members; the one that leads is lost under writes, and none of them with it
 cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from nothing and from every leftover state
-lint unit render graders rules viewer molecule disaster cluster:
+lint unit render graders rules viewer molecule disaster ha cluster:
 	@python tests/run.py $@
 
 .PHONY: drill-rotation
@@ -74,6 +75,14 @@ drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without t
 	@variables='-e local_cluster_name=backup -e local_cluster_api_port=17448 -e platform_backups=true'
 	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
 	CITADELBUY_BACKUP_CLUSTER=backup pytest -s tests/backup
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
+.PHONY: drill-datastores
+drill-datastores: $(STAMP) ## Members, processes, nodes and networks of the datastores lost under writes, ten times each, on a cluster with prod's sizing
+	@variables='-e @inventories/prod/group_vars/clusters/sizing.yml -e local_cluster_name=rehearsal -e local_cluster_nodes=5 -e local_cluster_api_port=17449'
+	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
+	ansible-playbook playbooks/drill.yml -i inventories/local $$variables -e drill_stores=all -e drill_scenarios=all \
+		-e drill_rounds=10 -e drill_confirm=true -e drill_report_file=.cache/drill.json
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
 .PHONY: drill-network

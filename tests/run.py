@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [disaster] [cluster]
+run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [disaster] [ha] [cluster]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REPORTS = CHECKOUT / ".cache/tests"
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
 NEEDS_BINARIES = ("unit", "render")  # the others make them with their cluster
-MOLECULE = ("molecule", "disaster")  # they run pytest themselves
+MOLECULE = ("molecule", "disaster", "ha")  # they run pytest themselves
 Command = list[str]
 
 
@@ -38,6 +38,7 @@ def commands(stage: str) -> list[Command]:
             ["molecule", "test", "--no-command-borders", "--scenario-name", "default"],
         ],
         "disaster": [["molecule", "test", "--no-command-borders", "--scenario-name", "disaster"]],
+        "ha": [["molecule", "test", "--no-command-borders", "--scenario-name", "ha"]],
         "cluster": [["pytest", "tests/local_cluster", junit]],
     }[stage]
 
@@ -102,7 +103,7 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "disaster", "cluster"]
+    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "disaster", "ha", "cluster"]
     parser.add_argument("stages", nargs="+", choices=stages)
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)

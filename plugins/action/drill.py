@@ -1,0 +1,83 @@
+"""Action of `citadelbuy.platform.drill`: a part of a store is lost while it is written to. Manual: plugins/modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill import Drill, Round, as_records, table
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, Nodes
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import STORES
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
+
+CONFIRM = "It takes the store's writes away for seconds. To do it: the same with -e drill_confirm=true."
+
+
+class ActionModule(EngineAction):
+    """Runs on the control node, once a cluster."""
+
+    ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
+        "stores": {"type": "list", "elements": "str", "required": True},
+        "scenarios": {"type": "list", "elements": "str", "required": True},
+        "rounds": {"type": "int", "default": 1},
+        "confirm": {"type": "bool", "default": False},
+        "programs": {"type": "dict", "required": True},
+        "nodes": {"type": "dict", "required": True},
+        "report": {"type": "path"},
+        "timeout": {"type": "float", "default": 300.0},
+    }
+
+    def act(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Returns changed, in msg the plan or the table, and in rounds each round."""
+        stores, scenarios = named(args["stores"], [*STORES], "store"), named(args["scenarios"], [*FAULTS], "scenario")
+        cluster, nodes = self.connect(), Nodes(args["nodes"]["name"], args["nodes"]["state_dir"])
+
+        def say(line: str) -> None:
+            self._display.display(f"{self.settings.cluster_name}: {line}")
+
+        drills = [
+            Drill(cluster, self.settings.namespace, store, scenario, nodes, args["programs"][store], args["timeout"])
+            for store in stores
+            for scenario in scenarios
+        ]
+        for drill in drills:
+            drill.require_possible()
+        if self._task.check_mode or not args["confirm"]:
+            plan = [f"{drill.store.title} {drill.fault.name}: {drill.fault.what}." for drill in drills]
+            times = f"{args['rounds']} times each" if args["rounds"] > 1 else "once each"
+            return {"changed": args["confirm"], "msg": "\n".join([*plan, f"{times}. {CONFIRM}"])}
+        rounds: list[Round] = []
+        with Lease(cluster, self.settings.namespace, "drill", "A drill"):
+            for drill in drills:
+                for _ in range(args["rounds"]):
+                    rounds.append(drill.round())
+                    say(rounds[-1].line())
+                    if args["report"]:
+                        Path(args["report"]).write_text(json.dumps(as_records(rounds), indent=2) + "\n")
+        lost = [item for item in rounds if item.lost]
+        result = {"changed": True, "rounds": as_records(rounds), "msg": "\n".join(table(rounds))}
+        if lost:
+            what = "\n".join(f"{item.store} {item.scenario}: {', '.join(map(str, item.lost[:10]))}" for item in lost)
+            return result | {
+                "failed": True,
+                "msg": f"{result['msg']}\nacknowledged writes were lost, by number: {what}",
+            }
+        return result
+
+
+def named(given: list[str], known: list[str], what: str) -> list[str]:
+    """Names, which commas may separate, in the order of what there is; `all` are all.
+
+    :raises EngineError: one that there is not.
+    """
+    names = [name.strip() for item in given for name in item.split(",") if name.strip()]
+    if names == ["all"]:
+        return known
+    if unknown := sorted(set(names) - {*known}):
+        raise EngineError(f"drill_{what}s has {', '.join(unknown)}: there are {', '.join(known)}, and all.")
+    if not names:
+        raise EngineError(f"drill_{what}s is empty: name one of {', '.join(known)}, or all.")
+    return [name for name in known if name in names]

@@ -1,0 +1,334 @@
+"""What a drill does to a store: to the member that leads, to its node or to all members.
+
+A fault that lasts until it is ended (a node that is away, a network that is cut, a node that takes no pods) is ended in
+any case, also one that a killed run has left.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    ApiError,
+    Cluster,
+    EngineError,
+    Resource,
+)
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import Store
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, POD
+
+Body = dict[str, Any]
+NODE = Resource("v1", "Node", "nodes", False)
+STATEFUL_SET = KINDS["StatefulSet"]
+MERGE = "application/merge-patch+json"
+MARK = "citadelbuy.io/drill"  # annotation of a node that a drill has cordoned
+MANAGED_BY = {"fieldManager": "citadelbuy-drill"}
+TABLE = "citadelbuy_drill"  # of nftables, in the network namespace of a node
+PAUSE = 0.2
+END = 120  # seconds for a drain, or for a node to end
+CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+
+
+class Nodes:
+    """The nodes of an embedded cluster, as processes and network namespaces of this machine."""
+
+    def __init__(self, name: str, state_dir: str) -> None:
+        """Nothing is done.
+
+        :param name: of the cluster.
+        :param state_dir: its folder (local_cluster_state_dir).
+        """
+        self.name, self.configuration = name, Path(state_dir) / "supervisord.conf"
+
+    @property
+    def here(self) -> bool:
+        """Whether there is such a cluster on this machine."""
+        return self.configuration.exists()
+
+    def kill(self, node: str) -> None:
+        """SIGKILL for all of its processes, kubelet, containerd and containers, and keep it away."""
+        process = int(self._supervisor("pid", node))
+        command = [*self._command(), "stop", node]
+        stopping = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # or it would be started anew
+        deadline = time.monotonic() + END
+        while "STOPPING" not in (status := self._supervisor("status", node)) and "STOPPED" not in status:
+            if time.monotonic() > deadline:
+                raise EngineError(f"node {node} does not end: {status}")
+        # Its first process ends with this one, and all others with that.
+        subprocess.run(["kill", "-KILL", str(process)], check=False)
+        stopping.wait(END)
+
+    def start(self, node: str) -> None:
+        """Have it run, if it does not."""
+        if "RUNNING" not in self._supervisor("status", node):
+            self._supervisor("start", node)
+
+    def cut(self, node: str, address: str) -> None:
+        """Drop every packet from and to a pod of it."""
+        drop = f"ip saddr {address} drop; ip daddr {address} drop"
+        chains = "".join(
+            f"chain {hook} {{ type filter hook {hook} priority -300; {drop}; }}\n"
+            for hook in ("input", "forward", "output")
+        )
+        self._nft(node, f"table ip {TABLE} {{\n{chains}}}\n")
+
+    def join(self, node: str) -> None:
+        """Drop none any more."""
+        self._nft(node, f"table ip {TABLE}\ndelete table ip {TABLE}\n")
+
+    def names(self) -> list[str]:
+        """Of all nodes."""
+        return [word for word in self._supervisor("status").split() if word.startswith("node")]
+
+    def _nft(self, node: str, rules: str) -> None:
+        command = ["nsenter", f"--net=/run/netns/{self.name}.{node}", "nft", "-f", "-"]
+        done = subprocess.run(command, input=rules, text=True, capture_output=True, check=False)
+        if done.returncode:
+            raise EngineError(f"nft on {node}: {done.stderr.strip()}")
+
+    def _command(self) -> list[str]:
+        return [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(self.configuration)]
+
+    def _supervisor(self, *words: str) -> str:
+        # Its exit code tells of programs that do not run, too.
+        done = subprocess.run([*self._command(), *words], text=True, capture_output=True, check=False)
+        if "refused" in done.stdout or "no such file" in done.stdout:
+            raise EngineError(f"cluster {self.name} does not run on this machine: {done.stdout.strip()}")
+        return done.stdout.strip()
+
+
+class Fault:
+    """One thing that happens to the member that leads."""
+
+    name = what = ""
+    lasts = False  # until it is ended
+    embedded = False  # whether the machine of the nodes is needed
+
+    def __init__(self, cluster: Cluster, store: Store, nodes: Nodes) -> None:
+        """Nothing is done yet."""
+        self.cluster, self.store, self.nodes = cluster, store, nodes
+        self.before: dict[str, Body] = {}
+
+    def look(self, leader: str) -> None:
+        """Note how things are before it."""
+        self.leader = leader
+        self.before = {pod["metadata"]["name"]: pod for pod in self.store.pods()}
+        self.node = str(self.before[leader]["spec"]["nodeName"])
+
+    def suits(self) -> bool:
+        """Whether it may happen to who leads now."""
+        return True
+
+    def begin(self) -> None:
+        """Let it happen."""
+        raise NotImplementedError
+
+    def happened(self) -> bool:
+        """Whether it has come to its end, apart from the strength of the store."""
+        return self.another_leads()
+
+    def another_leads(self) -> bool:
+        """Another than before."""
+        return self.store.leader() not in ("", self.leader)
+
+    def end(self) -> None:
+        """Undo it; does nothing where there is nothing to undo."""
+
+    def replaced(self, names: list[str]) -> bool:
+        """Whether all these pods are others than before."""
+        now = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in self.store.pods()}
+        return all(name in now and now[name] != self.before[name]["metadata"]["uid"] for name in names)
+
+    def delete(self, name: str, grace: int | None = None) -> None:
+        """A pod of the store."""
+        options = {} if grace is None else {"gracePeriodSeconds": grace}
+        self.cluster.request("DELETE", POD.path(self.store.namespace, name), options)
+
+
+class Switchover(Fault):
+    """Another member leads, as asked."""
+
+    name, what = "switchover", "another member is asked to lead"
+
+    def begin(self) -> None:
+        """By the store's own way."""
+        self.store.hand_over(self.leader)
+
+
+class PodDeleted(Fault):
+    """The pod goes, with a second to end."""
+
+    name, what = "pod-deleted", "the leader's pod is deleted, with 1 s to end"
+
+    def begin(self) -> None:
+        """By the API server."""
+        self.delete(self.leader, grace=1)
+
+    def happened(self) -> bool:
+        """There is another of this name."""
+        return self.replaced([self.leader])
+
+
+class ProcessKilled(Fault):
+    """The server dies."""
+
+    name, what = "process-killed", "the leader's process gets SIGKILL"
+
+    def look(self, leader: str) -> None:
+        """And which process it is."""
+        super().look(leader)
+        self.process = self.store.process(leader)
+
+    def begin(self) -> None:
+        """In its container."""
+        self.store.kill(self.leader)
+
+    def happened(self) -> bool:
+        """Another one runs."""
+        try:
+            return self.store.process(self.leader) not in ("", self.process)
+        except EngineError:
+            return False
+
+
+class NodeLost(Fault):
+    """A node with all its processes."""
+
+    name, what = "node-lost", "kubelet, containerd and all containers of the leader's node get SIGKILL"
+    lasts = embedded = True
+
+    def suits(self) -> bool:
+        """Not where the API server runs: the cluster would be lost with it."""
+        found = self.cluster.get(NODE, None, self.node) or {}
+        return CONTROL_PLANE not in ((found.get("metadata") or {}).get("labels") or {})
+
+    def begin(self) -> None:
+        """From outside of it."""
+        self.nodes.kill(self.node)
+
+    def end(self) -> None:
+        """All nodes run."""
+        for node in self.nodes.names():
+            self.nodes.start(node)
+
+
+class NetworkCut(Fault):
+    """The pod runs, and reaches nobody."""
+
+    name, what = "network-cut", "every packet from and to the leader's pod is dropped"
+    lasts = embedded = True
+
+    def begin(self) -> None:
+        """On its node."""
+        self.nodes.cut(self.node, self.before[self.leader]["status"]["podIP"])
+
+    def end(self) -> None:
+        """On every node."""
+        for node in self.nodes.names():
+            self.nodes.join(node)
+
+
+class Drain(Fault):
+    """The node takes no pods, and its pods are evicted, as `kubectl drain --ignore-daemonsets` does it."""
+
+    name, what = "drain", "the leader's node is drained"
+    lasts = True
+
+    def begin(self) -> None:
+        """Evictions that a disruption budget refuses are tried again, as kubectl does."""
+        self._cordon(self.node, True)
+        deadline = time.monotonic() + END
+        left = self._to_evict()
+        while left:
+            for pod in left:
+                self._evict(pod)
+            time.sleep(PAUSE)
+            left = self._to_evict()
+            if left and time.monotonic() > deadline:
+                names = ", ".join(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left)
+                raise EngineError(f"the drain of {self.node} does not end: {names} stay.")
+
+    def end(self) -> None:
+        """Nodes that a drill has cordoned take pods again."""
+        for node in self.cluster.list(NODE)["items"]:
+            if MARK in (node["metadata"].get("annotations") or {}):
+                self._cordon(node["metadata"]["name"], False)
+
+    def _cordon(self, node: str, away: bool) -> None:
+        body = {"metadata": {"annotations": {MARK: "drained" if away else None}}, "spec": {"unschedulable": away}}
+        self.cluster.request("PATCH", NODE.path(None, node), body, MANAGED_BY, MERGE)
+
+    def _to_evict(self) -> list[Body]:
+        """Pods of the node that are not a DaemonSet's or the kubelet's own, and have not ended."""
+        pods = self.cluster.list(POD, None, fieldSelector=f"spec.nodeName={self.node}")["items"]
+        return [
+            pod
+            for pod in pods
+            if not {owner["kind"] for owner in pod["metadata"].get("ownerReferences") or []} & {"DaemonSet", "Node"}
+            and (pod.get("status") or {}).get("phase") in ("Pending", "Running")
+        ]
+
+    def _evict(self, pod: Body) -> None:
+        metadata = pod["metadata"]
+        if metadata.get("deletionTimestamp"):
+            return
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        }
+        try:
+            self.cluster.request("POST", f"{POD.path(metadata['namespace'], metadata['name'])}/eviction", body)
+        except ApiError as error:
+            if error.status not in (404, 429):
+                raise
+
+
+class RollingUpdate(Fault):
+    """Every member is replaced, one after the other, as a change of the StatefulSet does it."""
+
+    name, what = "rolling-update", "the StatefulSet is changed, and every pod replaced in turn"
+
+    def begin(self) -> None:
+        """By an annotation of the pods, as `kubectl rollout restart` does it."""
+        changed = {"metadata": {"annotations": {MARK: str(time.time())}}}
+        path = STATEFUL_SET.path(self.store.namespace, self.store.name)
+        self.cluster.request("PATCH", path, {"spec": {"template": changed}}, MANAGED_BY, MERGE)
+
+    def happened(self) -> bool:
+        """All pods are others."""
+        return self.replaced([*self.before])
+
+
+class AllRestarted(Fault):
+    """All members at once."""
+
+    name, what = "all-restarted", "all pods are deleted at once"
+
+    def begin(self) -> None:
+        """With their time to end."""
+        for name in self.before:
+            self.delete(name)
+
+    def happened(self) -> bool:
+        """All pods are others."""
+        return self.replaced([*self.before])
+
+
+FAULTS: dict[str, type[Fault]] = {
+    fault.name: fault
+    for fault in (
+        Switchover,
+        PodDeleted,
+        ProcessKilled,
+        NodeLost,
+        NetworkCut,
+        Drain,
+        RollingUpdate,
+        AllRestarted,
+    )
+}

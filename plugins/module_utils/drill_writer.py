@@ -1,0 +1,210 @@
+"""A pod that writes to a store while something happens to it, and what its log says.
+
+The program is in roles/drill/files, one a store: `write` makes a line an acknowledged write, `numbers` tells what the
+store has, `forget` removes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    ApiError,
+    Cluster,
+    EngineError,
+    Resource,
+)
+from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
+from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import run_in_pod
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
+
+Body = dict[str, Any]
+NETWORK_POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", True)
+NAME = "drill-writer"
+LABELS = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/component": "drill"}
+START = 60  # seconds until it writes
+ASKED = 60  # seconds for a question to it
+PAUSE = 0.3
+STAYS = 'python3 -c "$1" write; touch /work/ended; exec sleep infinity'
+
+
+@dataclass(frozen=True)
+class Write:
+    """One that the store has acknowledged."""
+
+    at: float  # seconds, by the clock of the writer's node
+    number: int
+    note: str  # of PostgreSQL the timeline
+
+
+def parse(log: str) -> list[Write]:
+    """A log's writes in the order in which they were acknowledged; a line that is cut off was not."""
+    lines = [line.split() for line in log.splitlines() if line.count(" ") >= 1]
+    found = [Write(float(at), int(number), " ".join(note)) for at, number, *note in lines]
+    return sorted(found, key=lambda write: write.at)
+
+
+def longest_gap(writes: list[Write], since: float) -> tuple[float, Write, Write]:
+    """The longest time between one acknowledged write and the next, of those that end after a moment.
+
+    :returns: seconds, the last write before and the first one after.
+    :raises EngineError: none was acknowledged after it.
+    """
+    pairs = [(one, other) for one, other in itertools.pairwise(writes) if other.at > since]
+    if not pairs:
+        raise EngineError("no write was acknowledged after what happened: the store does not take writes.")
+    before, after = max(pairs, key=lambda pair: pair[1].at - pair[0].at)
+    return after.at - before.at, before, after
+
+
+class Writer:
+    """The pod, in the namespace of the store."""
+
+    def __init__(self, cluster: Cluster, namespace: str, program: str) -> None:
+        """Nothing is sent.
+
+        :param program: its source.
+        """
+        self.cluster, self.namespace, self.program = cluster, namespace, program
+
+    def start(self, spec: Body, ports: list[int], store: str, away_from: str) -> None:
+        """Have it write, from another node than the one that something will happen to.
+
+        :param spec: image, env, volumes and volumeMounts of the store's own.
+        :param ports: of the store, which the network lets it at.
+        :param away_from: name of a node.
+        :raises EngineError: it does not write.
+        """
+        self.remove()
+        elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [away_from]}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
+        container = {
+            "name": "writer",
+            "image": spec["image"],
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", STAYS, "sh", self.program],
+            "env": [*spec["env"], {"name": "DRILL_SECRETS", "value": "/etc/citadelbuy/secrets"}],
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "48Mi", "ephemeral-storage": "16Mi"},
+                "limits": {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "256Mi"},
+            },
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": [
+                {"name": "work", "mountPath": "/work"},
+                {"name": "secrets", "mountPath": "/etc/citadelbuy/secrets", "readOnly": True},
+            ],
+        }
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": NAME, "namespace": self.namespace, "labels": LABELS},
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "terminationGracePeriodSeconds": 1,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 999,
+                    "runAsGroup": 999,
+                    "fsGroup": 999,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
+                "containers": [container],
+                "volumes": [{"name": "work", "emptyDir": {}}, spec["secrets"]],
+            },
+        }
+        created = self.cluster.request("POST", POD.path(self.namespace), body)[1]
+        self._let_through(created["metadata"], ports, store)
+        deadline = time.monotonic() + START
+        while not self._writes():
+            if time.monotonic() > deadline:
+                raise EngineError(f"pod {self.namespace}/{NAME} has not written after {START} s: see its log.")
+            time.sleep(PAUSE)
+
+    def now(self) -> float:
+        """The clock of its log."""
+        return float(self._run("date", "+%s.%N"))
+
+    def flows(self) -> bool:
+        """Whether a write was acknowledged within the last second."""
+        now, line = self._run("sh", "-c", "date +%s.%N; tail -n 1 /work/log").split("\n", 1)
+        last = parse(line)
+        return bool(last) and float(now) - last[-1].at < 1
+
+    def count(self) -> int:
+        """How many writes were acknowledged so far."""
+        return int(self._run("sh", "-c", "wc -l < /work/log"))
+
+    def stop(self) -> tuple[list[Write], set[int]]:
+        """Have it end; returns what was acknowledged, and the numbers that the store has.
+
+        :raises EngineError: the store cannot be asked.
+        """
+        self._run("sh", "-c", "touch /work/stop; until [ -e /work/ended ]; do sleep 0.1; done")
+        writes = parse(self._run("cat", "/work/log"))
+        numbers = {int(line) for line in self._run("python3", "-c", self.program, "numbers").split()}
+        self._run("python3", "-c", self.program, "forget")
+        return writes, numbers
+
+    def remove(self) -> None:
+        """Delete the pod, and wait until it is gone; its NetworkPolicies go with it."""
+        deadline = time.monotonic() + ASKED
+        while self.cluster.get(POD, self.namespace, NAME):
+            try:
+                self.cluster.request("DELETE", POD.path(self.namespace, NAME), {"gracePeriodSeconds": 1})
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            if time.monotonic() > deadline:
+                raise EngineError(f"pod {self.namespace}/{NAME} of an earlier drill does not go.")
+            time.sleep(PAUSE)
+
+    def _writes(self) -> bool:
+        """Whether it has begun."""
+        pod = self.cluster.get(POD, self.namespace, NAME) or {}
+        if (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
+            raise EngineError(f"pod {self.namespace}/{NAME} has ended: see its log.")
+        return is_ready(pod) and self._run("sh", "-c", "[ ! -s /work/log ] || echo it does").strip() != ""
+
+    def _run(self, *words: str) -> str:
+        return run_in_pod(self.cluster, self.namespace, NAME, "writer", [*words], ASKED)
+
+    def _let_through(self, pod: Body, ports: list[int], store: str) -> None:
+        """Open the way between it and the store, for as long as the pod is there."""
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": NAME, "uid": pod["uid"]}
+        opened = [{"port": port, "protocol": "TCP"} for port in ports]
+        names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+        it, other = {"matchLabels": LABELS}, {"matchLabels": {"app.kubernetes.io/name": store}}
+        policies = {
+            NAME: {
+                "podSelector": it,
+                "policyTypes": ["Ingress", "Egress"],
+                "egress": [
+                    {"to": [{"podSelector": other}], "ports": opened},
+                    {"to": [names], "ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]},
+                ],
+            },
+            f"{NAME}-to-{store}": {
+                "podSelector": other,
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": [{"podSelector": it}], "ports": opened}],
+            },
+        }
+        for name, spec in policies.items():
+            metadata = {"name": name, "namespace": self.namespace, "labels": LABELS, "ownerReferences": [owner]}
+            body = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+            try:
+                self.cluster.request("DELETE", NETWORK_POLICY.path(self.namespace, name))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            self.cluster.request("POST", NETWORK_POLICY.path(self.namespace), body)
