@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -250,7 +251,7 @@ def test_another_backup_waits_for_the_one_whose_program_was_killed_at_rest(tmp_p
     os.mkfifo(held)
     pgbackrest = tmp_path / "pgbackrest"
     said = "#!/bin/sh\n[ $1 != info ] || echo '[{\"backup\": []}]'\n[ $1 = backup ] || exit 0\n"
-    pgbackrest.write_text(f"{said}echo $$ > {tmp_path}/backup; cat {held}\n")
+    pgbackrest.write_text(f"{said}echo $$ > {tmp_path}/backup; (cat {held}; kill $$) & while :; do :; done\n")
     pgbackrest.chmod(0o755)
     words = [sys.executable, "-c", TAKE, str(Path(__file__).parent), str(lock)]
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "POSTGRES_BACKUP_SHARE": "0.01"}
@@ -266,6 +267,41 @@ def test_another_backup_waits_for_the_one_whose_program_was_killed_at_rest(tmp_p
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     pgbackrest.write_text(f"{said}exit 55\n")
     assert subprocess.run(words, env=env, check=False, timeout=60, capture_output=True).returncode == 1
+
+
+def test_a_backup_rests_for_what_it_has_used_and_not_by_the_clock(monkeypatch, tmp_path):
+    """By the clock, one that a busy node gave no time in its turns never ended."""
+    program = load_program("images/postgres/files/postgres-backup")
+    pgbackrest = tmp_path / "pgbackrest"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("POSTGRES_BACKUP_SHARE", "0.25")
+    os.mkfifo(tmp_path / "end")
+    pgbackrest.write_text(f"#!/bin/sh\ncat {tmp_path}/end\n")
+    pgbackrest.chmod(0o755)
+    used, rests = [0.0, 0.0, 0.02, 0.02, 0.05], []
+
+    def processor_time(_session):
+        if len(used) > 1:
+            return used.pop(0)
+        if not rests[1:]:
+            (tmp_path / "end").write_text("done")
+        return used[0]
+
+    monkeypatch.setattr(program, "processor_time", processor_time)
+    monkeypatch.setattr(program.time, "sleep", rests.append)
+    assert program.paced("backup") == "done"
+    assert rests == [pytest.approx(0.06), pytest.approx(0.09)]
+
+
+def test_the_time_of_a_session_is_that_of_all_its_processes():
+    program = load_program("images/postgres/files/postgres-backup")
+    command = ["sh", "-c", "(while :; do :; done) & sleep 60"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            while not program.processor_time(process.pid):
+                assert process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("share", ["0.2", "1"])
