@@ -31,7 +31,7 @@ class ActionModule(EngineAction):
     }
 
     def act(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Returns changed, in msg the plan or the table, and in rounds each round."""
+        """Returns changed and each round; tells the plan, or each round and the table."""
         stores, scenarios = named(args["stores"], [*STORES], "store"), named(args["scenarios"], [*FAULTS], "scenario")
         cluster, nodes = self.connect(), Nodes(args["nodes"]["name"], args["nodes"]["state_dir"])
 
@@ -46,9 +46,11 @@ class ActionModule(EngineAction):
         for drill in drills:
             drill.require_possible()
         if self._task.check_mode or not args["confirm"]:
-            plan = [f"{drill.store.title} {drill.fault.name}: {drill.fault.what}." for drill in drills]
             times = f"{args['rounds']} times each" if args["rounds"] > 1 else "once each"
-            return {"changed": args["confirm"], "msg": "\n".join([*plan, f"{times}. {CONFIRM}"])}
+            for line in [*(f"{drill.store.title} {drill.fault.name}: {drill.fault.what}." for drill in drills), times]:
+                say(line)
+            say(CONFIRM)
+            return {"changed": args["confirm"]}
         rounds: list[Round] = []
         with Lease(cluster, self.settings.namespace, "drill", "A drill"):
             for drill in drills:
@@ -57,15 +59,12 @@ class ActionModule(EngineAction):
                     say(rounds[-1].line())
                     if args["report"]:
                         Path(args["report"]).write_text(json.dumps(as_records(rounds), indent=2) + "\n")
-        lost = [item for item in rounds if item.lost]
-        result = {"changed": True, "rounds": as_records(rounds), "msg": "\n".join(table(rounds))}
+        for line in table(rounds):
+            say(line)
+        lost = [f"{one.store} {one.scenario}: {', '.join(map(str, one.lost[:10]))}" for one in rounds if one.lost]
         if lost:
-            what = "\n".join(f"{item.store} {item.scenario}: {', '.join(map(str, item.lost[:10]))}" for item in lost)
-            return result | {
-                "failed": True,
-                "msg": f"{result['msg']}\nacknowledged writes were lost, by number: {what}",
-            }
-        return result
+            raise EngineError(f"acknowledged writes were lost, by number: {'; '.join(lost)}")
+        return {"changed": True, "rounds": as_records(rounds)}
 
 
 def named(given: list[str], known: list[str], what: str) -> list[str]:

@@ -17,7 +17,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KI
 Body = dict[str, Any]
 ENDPOINTS = Resource("v1", "Endpoints", "endpoints", True)
 STATEFUL_SET = KINDS["StatefulSet"]
-ASKED = 10  # seconds for a question to a member
+ASKED = 60  # seconds that a command in a member may take
 
 
 class Store:
@@ -56,7 +56,7 @@ class Store:
         raise NotImplementedError
 
     def writer(self) -> Body:
-        """Of the writer's pod: image, env, and the volume `secrets`."""
+        """Of the writer's pod: image, env, and keys of Secret citadelbuy-secrets."""
         raise NotImplementedError
 
     def members(self) -> int:
@@ -137,7 +137,6 @@ class Postgres(Store):
 
     def writer(self) -> Body:
         """With the application's own login."""
-        template = self.stateful_set()["spec"]["template"]["spec"]
         given = {item["name"]: item.get("value") for item in self.container()["env"]}
         env = {
             "DRILL_HOST": self.name,
@@ -149,8 +148,7 @@ class Postgres(Store):
         return {
             "image": self.container()["image"],
             "env": [{"name": name, "value": value} for name, value in env.items()],
-            "secrets": next(volume for volume in template["volumes"] if volume["name"] == "secrets"),
-            "imagePullSecrets": template.get("imagePullSecrets"),
+            "secrets": ["DATABASE_PASSWORD", "DATABASE_USER"],
         }
 
 

@@ -73,7 +73,7 @@ class Writer:
     def start(self, spec: Body, ports: list[int], store: str, away_from: str) -> None:
         """Have it write, from another node than the one that something will happen to.
 
-        :param spec: image, env, volumes and volumeMounts of the store's own.
+        :param spec: image, env, and keys of Secret citadelbuy-secrets.
         :param ports: of the store, which the network lets it at.
         :param away_from: name of a node.
         :raises EngineError: it does not write.
@@ -81,6 +81,11 @@ class Writer:
         self.remove()
         elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [away_from]}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
+        # Whoever makes the Secret may leave one out.
+        keys = [
+            {"secret": {"name": "citadelbuy-secrets", "items": [{"key": key, "path": key}], "optional": True}}
+            for key in spec["secrets"]
+        ]
         container = {
             "name": "writer",
             "image": spec["image"],
@@ -119,7 +124,10 @@ class Writer:
                 },
                 "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
                 "containers": [container],
-                "volumes": [{"name": "work", "emptyDir": {}}, spec["secrets"]],
+                "volumes": [
+                    {"name": "work", "emptyDir": {}},
+                    {"name": "secrets", "projected": {"defaultMode": 0o440, "sources": keys}},
+                ],
             },
         }
         created = self.cluster.request("POST", POD.path(self.namespace), body)[1]

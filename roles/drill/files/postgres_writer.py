@@ -18,7 +18,8 @@ from pathlib import Path
 import psycopg2
 
 LOG, STOP = Path("/work/log"), Path("/work/stop")
-PAUSE = 0.02  # seconds between tries to connect
+START = 30  # seconds until the store must be reachable
+PAUSE = 0.02  # between tries to connect
 
 
 def connect() -> psycopg2.extensions.connection:
@@ -44,6 +45,7 @@ def connect() -> psycopg2.extensions.connection:
 
 def write() -> None:
     """Until told to stop."""
+    forget()
     with connect() as connection, connection.cursor() as cursor:
         cursor.execute(
             "CREATE TABLE drill_writes (number bigint PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())"
@@ -68,8 +70,8 @@ def write_on_one(numbers: itertools.count[int], each: float, log: object) -> Non
             if connection is None:
                 connection = connect()
                 cursor = connection.cursor()
-                cursor.execute("SELECT timeline_id FROM pg_control_checkpoint()")
-                [timeline] = cursor.fetchone()
+                cursor.execute("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
+                timeline = int(cursor.fetchone()[0], 16)
             number = next(numbers)
             cursor.execute("INSERT INTO drill_writes VALUES (%s)", (number,))
             print(f"{time.time():.4f} {number} {timeline}", file=log)
@@ -81,15 +83,23 @@ def write_on_one(numbers: itertools.count[int], each: float, log: object) -> Non
 
 
 def numbers() -> None:
-    """All that are there; the table is gone afterwards."""
+    """All that are there."""
     with connect() as connection, connection.cursor() as cursor:
         cursor.copy_expert("COPY (SELECT number FROM drill_writes) TO STDOUT", sys.stdout)
 
 
 def forget() -> None:
-    """Drop what was written."""
-    with connect() as connection, connection.cursor() as cursor:
-        cursor.execute("DROP TABLE IF EXISTS drill_writes")
+    """Drop what was written; a pod that is new may have to wait for the network to let it through."""
+    deadline = time.monotonic() + START
+    while True:
+        try:
+            with connect() as connection, connection.cursor() as cursor:
+                cursor.execute("DROP TABLE IF EXISTS drill_writes")
+            return
+        except psycopg2.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE)
 
 
 {"write": write, "numbers": numbers, "forget": forget}[sys.argv[1]]()
