@@ -84,18 +84,22 @@ def write_on_one(numbers: itertools.count[int], each: float, log: object) -> Non
 
 def numbers() -> None:
     """All that are there."""
-    with connect() as connection, connection.cursor() as cursor:
+    with patiently() as connection, connection.cursor() as cursor:
         cursor.copy_expert("COPY (SELECT number FROM drill_writes) TO STDOUT", sys.stdout)
 
 
 def forget() -> None:
-    """Drop what was written; a pod that is new may have to wait for the network to let it through."""
+    """Drop what was written."""
+    with patiently() as connection, connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS drill_writes")
+
+
+def patiently() -> psycopg2.extensions.connection:
+    """A connection, once there is one: a pod that is new waits for the network to let it through."""
     deadline = time.monotonic() + START
     while True:
         try:
-            with connect() as connection, connection.cursor() as cursor:
-                cursor.execute("DROP TABLE IF EXISTS drill_writes")
-            return
+            return connect()
         except psycopg2.OperationalError:
             if time.monotonic() > deadline:
                 raise
