@@ -42,7 +42,7 @@ def prune(
     :raises ApiError: when the server refuses a deletion.
     """
     owners = {owner["uid"] for body in applied for owner in body["metadata"].get("ownerReferences") or []}
-    leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp")]
+    leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp") and not _controlled(body)]
     changes: list[Change] = []
     for rank in reversed(RANKS):
         members = [body for body in leftovers if rank_of(body) == rank]
@@ -50,6 +50,11 @@ def prune(
             with ThreadPoolExecutor(min(4, len(members))) as pool:
                 changes += pool.map(lambda body: _delete(cluster, body, owners, set(allowed), dry), members)
     return sorted(changes, key=str)
+
+
+def _controlled(body: Body) -> bool:
+    """Whether a controller has made an object, and its labels those of its owner: a Service's EndpointSlices."""
+    return any(owner.get("controller") for owner in body["metadata"].get("ownerReferences") or [])
 
 
 def _delete(cluster: Cluster, body: Body, owners: set[str], allowed: set[str], dry: bool) -> Change:

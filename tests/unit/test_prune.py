@@ -117,6 +117,18 @@ def test_an_object_that_another_set_took_over_stays(deploy, live):
     assert "one" in names(live)
 
 
+def test_what_a_controller_has_made_with_its_owner_s_labels_stays(deploy, live, cluster, namespace):
+    """As the EndpointSlices of a Service."""
+    deploy(config("owner", "made"), prune=True)
+    owner = live("configmaps/owner")["metadata"]["uid"]
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner, "controller": True}
+    path = f"/api/v1/namespaces/{namespace}/configmaps/made"
+    body = {"metadata": {"ownerReferences": [reference]}}
+    cluster.request("PATCH", path, body, content="application/merge-patch+json")
+    assert told(deploy(config("owner"), prune=True)) == []
+    assert names(live) == {"owner", "made"}
+
+
 def test_kinds_that_no_template_renders_any_more_are_remembered(deploy, live):
     deploy(config("one") + deployment("api"), prune=True)
     deploy(config("one") + deployment("api"), prune=False)
