@@ -160,7 +160,7 @@ def _judge(name: str, spec: dict[str, Any], value: Any) -> list[str]:
         return []
     shown = "its value" if spec.get("no_log") else f"{str(value)[:60]!r}"
     kind = spec.get("type", "str")
-    if kind in NOT_NUMBERS:
+    if kind in NOT_NUMBERS and ArgumentSpecValidator({name: {"type": kind}}).validate({name: value}).error_messages:
         return [f"{shown} is not {NOT_NUMBERS[kind]}."]
     if spec.get("no_log"):
         return [f"its value is not of type {kind}."]
