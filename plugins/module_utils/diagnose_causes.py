@@ -605,15 +605,30 @@ def needs_endpoints(service: Body) -> bool:
 
 
 def _has_endpoints(snapshot: Snapshot, service: Body) -> bool:
+    return bool(addresses(snapshot, service)[0])
+
+
+def addresses(snapshot: Snapshot, service: Body) -> tuple[list[str], list[str]]:
+    """Where a Service leads, and where it would lead if those pods were ready."""
+    found: tuple[list[str], list[str]] = ([], [])
     for item in snapshot.of("endpoints"):
-        if _name(item) == _name(service):
-            return any(subset.get("addresses") for subset in item.get("subsets") or [])
-    return False
+        metadata = item["metadata"]
+        names = (metadata["namespace"], (metadata.get("labels") or {}).get("kubernetes.io/service-name"))
+        if names == (service["metadata"]["namespace"], service["metadata"]["name"]):
+            for endpoint in item.get("endpoints") or []:
+                ready = (endpoint.get("conditions") or {}).get("ready") is not False
+                found[0 if ready else 1].extend(endpoint["addresses"])
+    return found
 
 
 def _why_no_endpoints(snapshot: Snapshot, namespace: str, selector: dict[str, str], chosen: list[Body]) -> str:
     if chosen:
         return f"none of its pods is ready: {', '.join(pod['metadata']['name'] for pod in chosen)}"
+    if selector.get("role") == "master":
+        members = snapshot.pods_of(namespace, _members(selector))
+        if members:
+            return f"no master among {', '.join(pod['metadata']['name'] for pod in members)}: see their agents' logs"
+        selector = _members(selector)
     for kind in ("deployments", "statefulsets"):
         for body in snapshot.of(kind):
             labels = body["spec"]["template"]["metadata"].get("labels") or {}
@@ -624,6 +639,11 @@ def _why_no_endpoints(snapshot: Snapshot, namespace: str, selector: dict[str, st
                 return f"{body['kind']} {body['metadata']['name']} is scaled to 0"
             return f"{body['kind']} {body['metadata']['name']} has no pod"
     return f"no pod has its labels {', '.join(f'{key}={value}' for key, value in selector.items())}"
+
+
+def _members(selector: dict[str, str]) -> dict[str, str]:
+    """Of a Service that leads to the master, what all members have."""
+    return {key: value for key, value in selector.items() if (key, value) != ("role", "master")}
 
 
 def _failed_stores(snapshot: Snapshot, pod: Body) -> dict[str, str]:
@@ -700,7 +720,7 @@ def _target(snapshot: Snapshot, namespace: str, line: str) -> Body | None:
             if (pod.get("status") or {}).get("podIP") == address:
                 for service in snapshot.of("services"):
                     selector = service["spec"].get("selector")
-                    if selector and pod in snapshot.pods_of(service["metadata"]["namespace"], selector):
+                    if selector and pod in snapshot.pods_of(service["metadata"]["namespace"], _members(selector)):
                         return service
     for host, _port in HOST.findall(line):
         service = _service(snapshot, namespace, host)
@@ -715,7 +735,8 @@ def _investigate(snapshot: Snapshot, pod: Body, service: Body | None, name: str)
         return ["has no Service", f"there is no Service {name}"], ["run site.yml: it makes the Service anew"]
     namespace, selector = service["metadata"]["namespace"], service["spec"].get("selector") or {}
     selector = selector or {"app.kubernetes.io/name": service["metadata"]["name"]}
-    targets = [item for item in snapshot.pods_of(namespace, selector) if not item["metadata"].get("deletionTimestamp")]
+    chosen = snapshot.pods_of(namespace, selector) or snapshot.pods_of(namespace, _members(selector))
+    targets = [item for item in chosen if not item["metadata"].get("deletionTimestamp")]
     if "endpoints" not in snapshot.problems and not _has_endpoints(snapshot, service):
         why = _why_no_endpoints(snapshot, namespace, selector, targets)
         return [

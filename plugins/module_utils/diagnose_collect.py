@@ -45,7 +45,7 @@ NAMESPACED = {
     "autoscalers": KINDS["HorizontalPodAutoscaler"],
     "claims": KINDS["PersistentVolumeClaim"],
     "services": Resource("v1", "Service", "services", True),
-    "endpoints": Resource("v1", "Endpoints", "endpoints", True),
+    "endpoints": Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True),
     "policies": Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", True),
     "quotas": Resource("v1", "ResourceQuota", "resourcequotas", True),
     "ingresses": KINDS["Ingress"],

@@ -12,7 +12,12 @@ from typing import Any
 from ansible_collections.citadelbuy.platform.plugins.module_utils import report
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import quantity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_causes import FULL, Cause, needs_endpoints
+from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_causes import (
+    FULL,
+    Cause,
+    addresses,
+    needs_endpoints,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_collect import (
     WORDS,
     Snapshot,
@@ -242,14 +247,8 @@ class Report:
             )
 
     def _services(self) -> Iterator[tuple[Any, ...]]:
-        ends = {
-            (item["metadata"]["namespace"], item["metadata"]["name"]): item.get("subsets") or []
-            for item in self.snapshot.of("endpoints")
-        }
         for service in self.snapshot.of("services"):
-            subsets = ends.get((service["metadata"]["namespace"], service["metadata"]["name"]), [])
-            ready = [address["ip"] for subset in subsets for address in subset.get("addresses") or []]
-            waiting = [address["ip"] for subset in subsets for address in subset.get("notReadyAddresses") or []]
+            ready, waiting = addresses(self.snapshot, service)
             wanted = needs_endpoints(service) and not ready
             yield (
                 service["metadata"]["name"],

@@ -82,8 +82,9 @@ def store(name: str, port: int, ready: bool = True, policy: bool = True) -> dict
         "clusterIP": "10.0.0.9",
         "ports": [{"port": port, "targetPort": port}],
     }
-    addresses = {"addresses" if ready else "notReadyAddresses": [{"ip": "10.1.0.7"}]}
-    endpoints = {"metadata": {"name": name, "namespace": SPACE}, "subsets": [addresses]}
+    labels = {"kubernetes.io/service-name": name}
+    endpoints = {"metadata": {"name": f"{name}-x1", "namespace": SPACE, "labels": labels}}
+    endpoints["endpoints"] = [{"addresses": ["10.1.0.7"], "conditions": {"ready": ready}}]
     peer = {"podSelector": {"matchLabels": {"tier": "api" if policy else "nobody"}}}
     rule = {"from": [peer], "ports": [{"port": port, "protocol": "TCP"}]}
     spec = {"podSelector": service["spec"]["selector"], "policyTypes": ["Ingress"], "ingress": [rule]}
@@ -91,6 +92,11 @@ def store(name: str, port: int, ready: bool = True, policy: bool = True) -> dict
     return {"pods": [body], "services": [service], "endpoints": [endpoints], "policies": policies}
 
 
+MASTER = {
+    "kind": "Service",
+    "metadata": {"name": "master", "namespace": SPACE},
+    "spec": {"selector": {"app.kubernetes.io/name": "redis", "role": "master"}},
+}
 NOT_READY = {"conditions": [{"type": "Ready", "status": "False"}]}
 API = pod()
 WAITING = pod(**NOT_READY)
@@ -434,6 +440,13 @@ def test_a_rule_names_its_cause_with_evidence_and_a_next_step(case: str) -> None
     assert all(own[0].evidence), own[0]
     assert all(own[0].todo), own[0]
     assert own[0].objects
+
+
+def test_a_service_without_a_master_names_the_members_that_could_be() -> None:
+    seen = snapshot(**merged(store("redis", 6379), {"services": [MASTER]}))
+    [cause] = find(seen)
+    assert cause.title.startswith("The Service master has no endpoints")
+    assert cause.evidence == ["no master among redis-0: see their agents' logs"]
 
 
 def test_every_rule_has_a_case() -> None:
