@@ -29,6 +29,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KI
 Body = dict[str, Any]
 CLAIM = KINDS["PersistentVolumeClaim"]
 ENDPOINTS = Resource("v1", "Endpoints", "endpoints", True)
+ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True)
 STATEFUL_SET = KINDS["StatefulSet"]
 MERGE = "application/merge-patch+json"
 PAUSE = 0.5  # seconds between looks
@@ -379,6 +380,16 @@ class Redis(Members):
     """Redis: a copy of all its keys."""
 
     name, title, reader = "redis", "Redis", "backups-exporter"
+
+    def _start(self, members: int, told: Body) -> None:
+        """The first one is to lead, as on a new set: so the agents take a slice that names nobody."""
+        path = ENDPOINT_SLICE.path(self.namespace, self.name)
+        try:
+            self.cluster.request("PATCH", path, {"endpoints": []}, content=MERGE)
+        except ApiError as error:
+            if error.status != 404:  # a single member has none
+                raise
+        super()._start(members, told)
 
     def discard(self) -> list[str]:
         """In the members' own containers, whose image has nothing of ours."""

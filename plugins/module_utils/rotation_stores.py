@@ -243,50 +243,66 @@ class DatabaseMember(Database):
 
 
 class Cache(Store):
-    """Redis: the default user has as many passwords as one likes; each member has to be told."""
+    """Redis: the default user has as many passwords as one likes; each member has to be told, and each sentinel."""
 
     tier, container = "cache", "redis"
+    port, sentinel = 6379, 26379
+    master = "redis"  # what the sentinels call it
 
-    def _tell(self, pod: Body, turn: Turn, *commands: str) -> list[str]:
-        """Log in with whichever password is valid, then run commands; returns their answers."""
-        lines = [f"AUTH {_quoted(turn.previous)}", f"AUTH {_quoted(turn.next)}", *commands]
-        script = 'unset REDISCLI_AUTH; head -c "$1" | redis-cli'
-        answers = self.run(pod, script, "\n".join(lines) + "\n").split("\n")
-        return [line.strip() for line in answers if line.strip()][2:]
+    def _cli(self, pod: Body, port: int, *lines: str) -> list[str]:
+        """The answers of a member's server or sentinel."""
+        script = 'unset REDISCLI_AUTH; head -c "$1" | redis-cli -p "$2"'
+        answers = self.run(pod, script, "\n".join(lines) + "\n", str(port)).split("\n")
+        return [line.strip() for line in answers if line.strip()]
 
-    def _must(self, pod: Body, turn: Turn, *commands: str) -> None:
-        answers = self._tell(pod, turn, *commands)
+    def _ports(self, pod: Body) -> list[int]:
+        """A single member has no sentinel."""
+        watched = any(container["name"] == "sentinel" for container in pod["spec"]["containers"])
+        return [self.port, self.sentinel] if watched else [self.port]
+
+    def _must(self, pod: Body, turn: Turn, *commands: str, port: int = port) -> None:
+        """Log in with whichever password is valid, then run commands."""
+        login = [f"AUTH {_quoted(turn.previous)}", f"AUTH {_quoted(turn.next)}"]
+        answers = self._cli(pod, port, *login, *commands)[len(login) :]
         if answers != ["OK"] * len(commands):
             reason = next((line for line in answers if line != "OK"), "no answer")
-            where = f"pod {self.namespace}/{pod['metadata']['name']}"
+            where = f"pod {self.namespace}/{pod['metadata']['name']}, port {port}"
             raise EngineError(f"{turn.name}: {where}: Redis answered {reason[:200]}")
 
     def accept(self, turn: Turn) -> None:
         self.wait_for_files({f"{turn.name}.accepted": f"{turn.next}\n{turn.previous}\n"})
         for pod in self.ready_pods():
-            self._must(pod, turn, f"ACL SETUSER default on {_quoted('>' + turn.next)}")
+            for port in self._ports(pod):
+                self._must(pod, turn, f"ACL SETUSER default on {_quoted('>' + turn.next)}", port=port)
         for pod in self.ready_pods():
             self._must(pod, turn, f"CONFIG SET masterauth {_quoted(turn.next)}")
+            if self.sentinel in self._ports(pod):
+                commands = [
+                    f"SENTINEL CONFIG SET sentinel-pass {_quoted(turn.next)}",
+                    f"SENTINEL SET {self.master} auth-pass {_quoted(turn.next)}",
+                ]
+                self._must(pod, turn, *commands, port=self.sentinel)
 
     def retire(self, turn: Turn) -> None:
         # A member that started with the old files would take the old password again.
         self.wait_for_files({turn.name: turn.next, f"{turn.name}.accepted": None})
         for pod in self.ready_pods():
-            self._must(pod, turn, f"ACL SETUSER default resetpass {_quoted('>' + turn.next)}")
+            for port in self._ports(pod):
+                self._must(pod, turn, f"ACL SETUSER default resetpass {_quoted('>' + turn.next)}", port=port)
 
     def takes(self, user: str, value: str) -> bool:
-        answers = [
-            self.run(pod, 'unset REDISCLI_AUTH; head -c "$1" | redis-cli', f"AUTH {_quoted(value)}\nPING\n").split("\n")
-            for pod in self.ready_pods()
-        ]
-        return all("PONG" in answer for answer in answers)
+        return all(self._lets_in(pod, port, value) for pod in self.ready_pods() for port in self._ports(pod))
+
+    def _lets_in(self, pod: Body, port: int, value: str) -> bool:
+        return "PONG" in self._cli(pod, port, f"AUTH {_quoted(value)}", "PING")
 
     def prove(self, turn: Turn, retired: bool) -> None:
         super().prove(turn, False)
         for pod in self.ready_pods() if retired else []:
-            script = 'unset REDISCLI_AUTH; head -c "$1" | redis-cli'
-            if "PONG" in self.run(pod, script, f"AUTH {_quoted(turn.previous)}\nPING\n"):
-                raise EngineError(f"{turn.name}: pod {pod['metadata']['name']} still takes the old value. Run again.")
+            for port in self._ports(pod):
+                if self._lets_in(pod, port, turn.previous):
+                    where = f"pod {pod['metadata']['name']}, port {port}"
+                    raise EngineError(f"{turn.name}: {where}: still takes the old value. Run again.")
 
 
 class Search(Store):

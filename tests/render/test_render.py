@@ -41,14 +41,15 @@ def test_kubeconform(inventory: Sets, kubeconform: str, schema_folder: Path, tmp
         rendering.write(rendered, tmp_path)
     location = f"{schema_folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
     done = subprocess.run(
-        [kubeconform, "-summary", "-schema-location", location, str(tmp_path)],
+        # A slice's endpoints are others': the API server takes it without.
+        [kubeconform, "-summary", "-skip", "EndpointSlice", "-schema-location", location, str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(manifests(inventory))} resources found" in done.stdout
-    assert "Skipped: 0" in done.stdout
+    assert f"Skipped: {len(manifests(inventory, 'EndpointSlice'))}" in done.stdout
 
 
 def test_api_server_accepts_everything(inventory: Sets, cluster: Cluster, tmp_path: Path) -> None:
@@ -226,12 +227,19 @@ def test_budgets_let_a_drain_pass(inventory: Sets) -> None:
 
 
 def test_services_lead_to_pods(inventory: Sets) -> None:
-    pods = [
-        pod_template(item.body)["metadata"]["labels"] | {"role": "replica"} for item in manifests(inventory, *RUNNING)
-    ]
+    pods = [pod_template(item.body)["metadata"]["labels"] for item in manifests(inventory, *RUNNING)]
+    for item in manifests(inventory, "StatefulSet"):
+        labels = pod_template(item.body)["metadata"]["labels"]
+        names = [f"{item.name}-{number}" for number in range(item.body["spec"]["replicas"])]
+        pods += [labels | {"statefulset.kubernetes.io/pod-name": name} for name in names]
+    by_hand = {
+        item.body["metadata"]["labels"]["kubernetes.io/service-name"] for item in manifests(inventory, "EndpointSlice")
+    }
     for service in manifests(inventory, "Service"):
         selector = service.body["spec"].get("selector")
-        if selector:
+        if service.name in by_hand:  # else what it leads to would be of two minds
+            assert not any(selector.items() <= labels.items() for labels in pods), service
+        elif selector:
             assert any(selector.items() <= labels.items() for labels in pods), service
         else:  # Patroni writes the Endpoints
             assert service.name in ("postgres", "postgres-config")

@@ -233,6 +233,7 @@ class Site:
             "platform_logs": True,
             "platform_traces": True,
             "platform_backups": True,
+            "redis_replicas": 3,
             "platform_snapshot_class": SNAPSHOTS,
         }
         command = [
@@ -458,6 +459,9 @@ def test_what_it_may_is_what_it_uses(site: Site, tmp_path: Path) -> None:
     for namespace, name in GIVEN:
         for kind in ("role", "rolebinding"):
             site.deployer.request("DELETE", rbac(kind, namespace, name), DELETE)
+    # With one member there is none.
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+    site.deployer.request("DELETE", f"{slices}/redis", DELETE)
     for stream in (
         lambda: run_in_pod(site.deployer, NAMESPACE, "postgres-0", "postgres", ["true"]),
         lambda: http_through_pod(site.deployer, NAMESPACE, "redis-0", 9121, "GET", "/metrics"),

@@ -102,6 +102,13 @@ def roomy(cluster) -> Iterator[None]:
     cluster.request("DELETE", f"{path}/standard")
 
 
+@pytest.mark.parametrize("members", [-1, 0, 2, 4])
+def test_members_of_redis_that_are_no_majority_are_refused(check: Check, members: int) -> None:
+    text = check(redis_replicas=members)["text"]
+    assert "variable redis_replicas" in text
+    assert f"value of redis_replicas must be one of: 1, 3, got: {members}" in text
+
+
 @pytest.mark.parametrize("case", sorted(path.stem for path in (CASES / "invalid").glob("*.yml")))
 def test_refused(check: Check, case: str) -> None:
     result = check(f"invalid/{case}.yml")
