@@ -37,6 +37,7 @@ Question = tuple[str, str, str | None, str]  # API group, resource, namespace, n
 MINIMUM_VERSION = (1, 24)
 APPLY = ("get", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
+FEWER_REPLICAS = "citadelbuy.io/fewer-replicas"  # annotation of a StatefulSet: why a run does not take replicas away
 SEALED_SECRETS_LEAVE = "sealedsecrets.bitnami.com/managed"
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
 ALSO_NEEDED = (
@@ -102,6 +103,7 @@ class ClusterChecks:
             self._way_to_the_nodes,
             self._leave_for_sealed_secrets,
             self._no_restore_under_way,
+            self._fewer_replicas,
             self._new_cluster,
         )
         results = [Findings() for _check in checks]
@@ -399,6 +401,20 @@ class ClusterChecks:
                         f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same "
                         "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
                     )
+
+    def _fewer_replicas(self, found: Findings) -> None:
+        """Members that have to be taken leave of first are not just stopped."""
+        for body in self.bodies:
+            reason = (body["metadata"].get("annotations") or {}).get(FEWER_REPLICAS)
+            if not reason:
+                continue
+            namespace, name, wanted = body["metadata"]["namespace"], body["metadata"]["name"], body["spec"]["replicas"]
+            live = self.cluster.get(KINDS["StatefulSet"], namespace, name) or {"spec": {"replicas": 0}}
+            if live["spec"]["replicas"] > wanted:
+                found.problems.append(
+                    f"StatefulSet {namespace}/{name} has {live['spec']['replicas']} replicas, and {wanted} are wanted"
+                    f" ({name}_replicas): {reason}."
+                )
 
     def _new_cluster(self, found: Findings) -> None:
         """A platform that is there is not to be overwritten by another one's data."""

@@ -915,7 +915,7 @@ def elasticsearch_health(snapshot: Snapshot) -> Iterator[Cause]:
             [what, *([index] if explained.get("index") else []), *[_cut(text, 200) for text in reasons[:2]]],
             ["bring missing nodes back first"]
             if status == "red"
-            else ["with one node, indices must have number_of_replicas: 0; else bring missing nodes back"],
+            else ["bring missing members back; where none is missing, an index has more copies than other members"],
         )
 
 

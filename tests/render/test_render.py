@@ -304,6 +304,33 @@ def test_a_verification_s_limit_follows_its_volume(size: str | int, limit: str) 
     assert [volume["emptyDir"] for volume in job["volumes"] if volume["name"] == "data"] == [{"sizeLimit": size}]
 
 
+@pytest.mark.parametrize(
+    ("replicas", "names", "seeds"),
+    [
+        (1, "elasticsearch-0", ""),
+        (3, "elasticsearch-0, elasticsearch-1, elasticsearch-2", "elasticsearch-members"),
+    ],
+)
+def test_elasticsearch_begins_one_cluster(replicas: int, names: str, seeds: str) -> None:
+    sets = list(rendering.render_inventory("local", ["elasticsearch"], elasticsearch_replicas=replicas))
+    (workload,) = manifests(sets, "StatefulSet")
+    assert workload.body["spec"]["replicas"] == replicas
+    pod = pod_template(workload.body)["spec"]
+    (configuration,) = pod["initContainers"]
+    script, *given = configuration["command"][2:]
+    assert given == ["configuration", names, seeds]
+    assert '[ "$HOSTNAME" = elasticsearch-0 ] && ! [ -e /usr/share/elasticsearch/data/citadelbuy-joined ]' in script
+    server = pod["containers"][0]
+    settings = {variable["name"]: variable.get("value") for variable in server["env"]}
+    # They would begin a cluster, or look for one, each in its own way.
+    assert not settings.keys() & {"discovery.type", "discovery.seed_hosts", "cluster.initial_master_nodes"}
+    tls = "xpack.security.transport.ssl."
+    assert (settings[f"{tls}enabled"], settings[f"{tls}verification_mode"]) == ("true", "certificate")
+    (mount,) = [item["mountPath"] for item in server["volumeMounts"] if item["name"] == "transport"]
+    for name in ("key", "certificate", "certificate_authorities"):
+        assert f"/usr/share/elasticsearch/config/{settings[tls + name]}".startswith(f"{mount}/tls.")
+
+
 # The numbers of the reference document.
 
 PROD = {
@@ -450,7 +477,8 @@ def test_redis_and_heap_settings_of_production(prod: Sets) -> None:
         for variable in container.get("env", [])
         if variable["name"] == "ES_JAVA_OPTS"
     ]
-    assert sorted(options) == ["-Xms1g -Xmx1g", "-Xms512m -Xmx512m"], "the server's, and that of its verification"
+    heaps = sorted(" ".join(option.split()[:2]) for option in options)
+    assert heaps == ["-Xms1g -Xmx1g", "-Xms512m -Xmx512m"], "the server's, and that of its verification"
 
 
 def test_namespaces_enforce_restricted(inventory: Sets) -> None:

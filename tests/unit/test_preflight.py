@@ -276,6 +276,23 @@ def test_a_volume_cannot_shrink(check: Check, cluster) -> None:
     assert not check(platform_namespace="shrink", postgres_storage_size="20Gi").get("failed")
 
 
+def test_members_are_not_just_stopped(check: Check, cluster, namespace: str) -> None:
+    given = {"platform_namespace": namespace, "capacity": False}
+    path = f"/apis/apps/v1/namespaces/{namespace}/statefulsets"
+    labels = {"matchLabels": {"app": "x"}}
+    pod = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}
+    for name in ("elasticsearch", "postgres"):
+        spec = {"replicas": 3, "serviceName": "x", "selector": labels, "template": pod}
+        cluster.request("POST", path, {"metadata": {"name": name}, "spec": spec})
+    assert check(**given)["text"] == (
+        f"Preflight, nothing was changed: StatefulSet {namespace}/elasticsearch has 3 replicas, and 1 are wanted"
+        " (elasticsearch_replicas): votes and shards leave a member before it stops, by hand: see docs/operations.md,"
+        " Fewer members of Elasticsearch."
+    )
+    for replicas in (3, 5):
+        assert not check(**given, elasticsearch_replicas=replicas).get("failed")
+
+
 def test_pods_of_others_take_room_and_our_own_do_not(check: Check, cluster, namespace: str) -> None:
     def put_pod(space: str) -> None:
         container = {"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "1900m"}}}

@@ -11,13 +11,18 @@ import org.elasticsearch.cluster.metadata.IndexNameExpressionResolver;
 import org.elasticsearch.cluster.node.DiscoveryNodes;
 import org.elasticsearch.cluster.service.ClusterService;
 import org.elasticsearch.common.io.stream.NamedWriteableRegistry;
+import org.elasticsearch.common.network.NetworkModule;
+import org.elasticsearch.common.network.NetworkService;
 import org.elasticsearch.common.settings.ClusterSettings;
 import org.elasticsearch.common.settings.IndexScopedSettings;
 import org.elasticsearch.common.settings.Setting;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
+import org.elasticsearch.common.util.PageCacheRecycler;
 import org.elasticsearch.common.util.concurrent.ThreadContext;
 import org.elasticsearch.features.NodeFeature;
+import org.elasticsearch.indices.breaker.CircuitBreakerService;
+import org.elasticsearch.plugins.NetworkPlugin;
 import org.elasticsearch.plugins.Plugin;
 import org.elasticsearch.plugins.interceptor.RestServerActionPlugin;
 import org.elasticsearch.rest.RestController;
@@ -25,9 +30,11 @@ import org.elasticsearch.rest.RestHandler;
 import org.elasticsearch.rest.RestInterceptor;
 import org.elasticsearch.rest.RestResponse;
 import org.elasticsearch.rest.RestStatus;
+import org.elasticsearch.threadpool.ThreadPool;
+import org.elasticsearch.transport.Transport;
 
-/** Asks every REST request for a user and its password, changes passwords, and answers GET /. */
-public final class RestPlugin extends Plugin implements RestServerActionPlugin {
+/** Asks every REST request for a user and its password, changes passwords, answers GET /, and has members talk by TLS. */
+public final class RestPlugin extends Plugin implements RestServerActionPlugin, NetworkPlugin {
     private ClusterService clusterService;
     private final Users users = users(System.getenv()); // null where anybody may ask
 
@@ -41,6 +48,20 @@ public final class RestPlugin extends Plugin implements RestServerActionPlugin {
     @Override
     public List<Setting<?>> getSettings() {
         return List.of(Users.HASH);
+    }
+
+    @Override
+    public Settings additionalSettings() {
+        return TlsTransport.wanted(System.getenv())
+            ? Settings.builder().put(NetworkModule.TRANSPORT_TYPE_KEY, TlsTransport.NAME).build() : Settings.EMPTY;
+    }
+
+    @Override
+    public Map<String, Supplier<Transport>> getTransports(
+        Settings settings, ThreadPool threads, PageCacheRecycler recycler, CircuitBreakerService breaker,
+        NamedWriteableRegistry registry, NetworkService network) {
+        return Map.of(TlsTransport.NAME,
+            () -> new TlsTransport(settings, threads, network, recycler, registry, breaker, System.getenv()));
     }
 
     @Override
