@@ -77,7 +77,8 @@ class Drill:
 
         :raises EngineError: the scenario needs the machine of the nodes, or the store is not at full strength.
         """
-        if self.fault.embedded and not self.nodes.here:
+        outside = self.fault.embedded or (self.store.first and self.fault.name == "process-killed")
+        if outside and not self.nodes.here:
             raise EngineError(
                 f"{self.fault.name} needs the machine that the nodes run on: run it on an embedded cluster "
                 "(playbooks/local_cluster.yml)."

@@ -6,6 +6,9 @@ any case, also one that a killed run has left.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +69,13 @@ class Nodes:
         """Have it run, if it does not."""
         if "RUNNING" not in self._supervisor("status", node):
             self._supervisor("start", node)
+
+    def kill_container(self, identity: str) -> None:
+        """SIGKILL for the processes of a container."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if identity in (folder / "cgroup").read_text():
+                    os.kill(int(folder.name), signal.SIGKILL)
 
     def cut(self, node: str, address: str) -> None:
         """Drop every packet from and to a pod of it."""
@@ -184,8 +194,11 @@ class ProcessKilled(Fault):
         self.process = self.store.process(leader)
 
     def begin(self) -> None:
-        """In its container."""
-        self.store.kill(self.leader)
+        """In its container, or from its node."""
+        if self.store.first:
+            self.nodes.kill_container(self.store.container_of(self.leader))
+        else:
+            self.store.kill(self.leader)
 
     def happened(self) -> bool:
         """Another one runs."""

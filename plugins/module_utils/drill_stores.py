@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64decode, b64encode
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
+    SECRET,
     Cluster,
     EngineError,
     Resource,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
-from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import run_in_pod
+from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, POD
 
 Body = dict[str, Any]
 ENDPOINTS = Resource("v1", "Endpoints", "endpoints", True)
+ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True)
+PASSWORD = "/etc/citadelbuy/secrets/REDIS_PASSWORD"
 STATEFUL_SET = KINDS["StatefulSet"]
 ASKED = 60  # seconds that a command in a member may take
 
@@ -25,6 +30,7 @@ class Store:
 
     name = title = ""
     ports: tuple[int, ...] = ()
+    first = True  # whether the server is the first process of its container
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         """Nothing is sent."""
@@ -52,7 +58,7 @@ class Store:
         raise NotImplementedError
 
     def kill(self, pod: str) -> None:
-        """SIGKILL for that process."""
+        """SIGKILL for that process, where it is not its container's first one: that one heeds it only from outside."""
         raise NotImplementedError
 
     def writer(self) -> Body:
@@ -83,6 +89,17 @@ class Store:
         """In the server's container."""
         return run_in_pod(self.cluster, self.namespace, pod, self.name, [*words], ASKED)
 
+    def container_of(self, pod: str) -> str:
+        """Identity of the container that the server runs in."""
+        status = (self.cluster.get(POD, self.namespace, pod) or {}).get("status") or {}
+        found = [item for item in status.get("containerStatuses") or [] if item["name"] == self.name]
+        return str(found[0].get("containerID", "")).rpartition("/")[2] if found else ""
+
+    def _env(self, **more: str) -> list[Body]:
+        """Of a writer."""
+        env = {"DRILL_HOST": self.name, "DRILL_RATE": "400", "DRILL_CONNECTIONS": "4"} | more
+        return [{"name": name, "value": value} for name, value in env.items()]
+
     def container(self) -> Body:
         """The server's, as the StatefulSet has it."""
         [found] = [
@@ -95,6 +112,7 @@ class Postgres(Store):
     """PostgreSQL under Patroni."""
 
     name, title, ports = "postgres", "PostgreSQL", (5432,)
+    first = False
 
     def leader(self) -> str:
         """By the Endpoints, which Patroni's leader writes."""
@@ -138,18 +156,115 @@ class Postgres(Store):
     def writer(self) -> Body:
         """With the application's own login."""
         given = {item["name"]: item.get("value") for item in self.container()["env"]}
-        env = {
-            "DRILL_HOST": self.name,
-            "DRILL_DATABASE": given["POSTGRES_DB"],
-            "DRILL_OWNER": given["POSTGRES_USER"],
-            "DRILL_RATE": "400",
-            "DRILL_CONNECTIONS": "4",
-        }
         return {
             "image": self.container()["image"],
-            "env": [{"name": name, "value": value} for name, value in env.items()],
+            "env": self._env(DRILL_DATABASE=given["POSTGRES_DB"], DRILL_OWNER=given["POSTGRES_USER"]),
             "secrets": ["DATABASE_PASSWORD", "DATABASE_USER"],
         }
 
 
-STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres,)}
+class Redis(Store):
+    """Redis with Sentinel."""
+
+    name, title, ports = "redis", "Redis", (6379,)
+
+    def leader(self) -> str:
+        """By the EndpointSlice, which the master's agent writes."""
+        found = self.cluster.get(ENDPOINT_SLICE, self.namespace, self.name) or {}
+        names = [(item.get("targetRef") or {}).get("name", "") for item in found.get("endpoints") or []]
+        return str(names[0]) if names else ""
+
+    def missing(self) -> str:
+        """All pods ready, and all others have all of the leader's data."""
+        if missing := super().missing():
+            return missing
+        leader = self.leader()
+        if not leader:
+            return "there is no leader"
+        told = self._info(leader, "replication")
+        if told.get("role") != "master":
+            return f"{leader} is {told.get('role')}"
+        online = sum("state=online" in value for name, value in told.items() if re.fullmatch(r"slave\d+", name))
+        return "" if online == self.members() - 1 else f"{online} of {self.members() - 1} replicas follow {leader}"
+
+    def hand_over(self, leader: str) -> None:
+        """As its agent does it when the pod ends. A failover that a sentinel is asked for loses acknowledged writes."""
+        self.cluster.request("DELETE", POD.path(self.namespace, leader))
+
+    def process(self, pod: str) -> str:
+        """Redis' own identity of a run."""
+        return self._info(pod, "server")["run_id"]
+
+    def writer(self) -> Body:
+        """By the agent's image, which has Redis' client for Python."""
+        containers = self.stateful_set()["spec"]["template"]["spec"]["containers"]
+        [agent] = [item for item in containers if item["name"] == "agent"]
+        return {"image": agent["image"], "env": self._env(), "secrets": ["REDIS_PASSWORD"]}
+
+    def _info(self, pod: str, section: str) -> dict[str, str]:
+        text = self.run(pod, "sh", "-c", f"REDISCLI_AUTH=$(cat {PASSWORD}) redis-cli info {section}")
+        return dict(line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+class Elasticsearch(Store):
+    """Elasticsearch; any node takes writes, and the elected master is the one that is missed most."""
+
+    name, title, ports = "elasticsearch", "Elasticsearch", (9200,)
+
+    def leader(self) -> str:
+        """By the first member that answers."""
+        told = self._ask("/_cat/master?format=json&h=node&master_timeout=2s")
+        return str(told[0]["node"]) if told else ""
+
+    def missing(self) -> str:
+        """All pods ready, all of them in the cluster, and it is green."""
+        if missing := super().missing():
+            return missing
+        health = self._ask("/_cluster/health?master_timeout=2s")
+        if health["number_of_nodes"] < self.members():
+            return f"{health['number_of_nodes']} of {self.members()} nodes are in the cluster"
+        return "" if health["status"] == "green" else f"the cluster is {health['status']}"
+
+    def hand_over(self, leader: str) -> None:
+        """By leaving it out of the votes for as long as it takes."""
+        self._ask(f"/_cluster/voting_config_exclusions?node_names={leader}&timeout=30s", "POST")
+        self._ask("/_cluster/voting_config_exclusions?wait_for_removal=false", "DELETE")
+
+    def process(self, pod: str) -> str:
+        """Of its container: the server is the container's first process."""
+        return self.container_of(pod)
+
+    def writer(self) -> Body:
+        """By PostgreSQL's image, which has Python."""
+        return {
+            "image": Postgres(self.cluster, self.namespace).container()["image"],
+            "env": self._env(DRILL_OWNER="elastic"),
+            "secrets": ["ELASTICSEARCH_PASSWORD", "ELASTICSEARCH_USERNAME"],
+        }
+
+    def _ask(self, path: str, method: str = "GET") -> Any:
+        """One of the members that are ready; of those that do not answer, the next.
+
+        :raises EngineError: none answers.
+        """
+        data = (self.cluster.get(SECRET, self.namespace, "citadelbuy-secrets") or {}).get("data") or {}
+        user, password = (b64decode(data.get(f"ELASTICSEARCH_{key}", "")).decode() for key in ("USERNAME", "PASSWORD"))
+        login = b64encode(f"{user or 'elastic'}:{password}".encode()).decode()
+        said = "no pod is ready"
+        for pod in self.pods():
+            name = pod["metadata"]["name"]
+            if not is_ready(pod):
+                continue
+            try:
+                headers = {"Authorization": f"Basic {login}"}
+                reply = http_through_pod(self.cluster, self.namespace, name, 9200, method, path, None, 40, headers)
+            except EngineError as error:
+                said = str(error)
+                continue
+            if reply.status == 200:
+                return reply.json()
+            said = f"{name} answers {reply.status} to {method} {path}: {reply.text()[:200]}"
+        raise EngineError(f"Elasticsearch does not answer: {said}")
+
+
+STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres, Redis, Elasticsearch)}

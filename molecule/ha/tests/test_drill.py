@@ -34,7 +34,7 @@ def rounds() -> dict[str, dict[str, Any]]:
     return {item["store"]: item for item in json.loads(REPORT.read_text())}
 
 
-@pytest.mark.parametrize("store", ["postgres"])
+@pytest.mark.parametrize("store", ["postgres", "redis", "elasticsearch"])
 def test_no_acknowledged_write_is_lost(rounds: dict[str, dict[str, Any]], store: str) -> None:
     assert rounds[store]["lost"] == []
     assert rounds[store]["acknowledged"] > 1000
