@@ -288,7 +288,7 @@ def test_a_backup_rests_for_what_it_has_used_and_not_by_the_clock(monkeypatch, t
         return used[0]
 
     monkeypatch.setattr(program, "processor_time", processor_time)
-    monkeypatch.setattr(program.time, "sleep", rests.append)
+    monkeypatch.setattr(program, "time", SimpleNamespace(sleep=rests.append))  # the module is that of all threads
     assert program.paced("backup") == "done"
     assert rests == [pytest.approx(0.06), pytest.approx(0.09)]
 
