@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import CRON_JOB, Ran, run_once
-from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, listed
 from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
@@ -31,7 +31,7 @@ class ActionModule(EngineAction):
         found: dict[str, Body] = {
             store: body for store in STORES if (body := cluster.get(CRON_JOB, namespace, f"{store}-{what}")) is not None
         }
-        asked = [store.strip() for item in args["stores"] for store in item.split(",") if store.strip()] or [*found]
+        asked = listed(args["stores"]) or [*found]
         if missing := [f"CronJob {namespace}/{store}-{what}" for store in asked if store not in found]:
             there = ", ".join(found) or "none"
             raise EngineError(f"there is no {', no '.join(missing)}. Stores that have one: {there}.")

@@ -10,7 +10,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill import Drill, Round, as_records, table
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, Nodes
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import STORES
-from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, listed
 from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 
 CONFIRM = "It takes the store's writes away for seconds. To do it: the same with -e drill_confirm=true."
@@ -72,7 +72,7 @@ def named(given: list[str], known: list[str], what: str) -> list[str]:
 
     :raises EngineError: one that there is not.
     """
-    names = [name.strip() for item in given for name in item.split(",") if name.strip()]
+    names = listed(given)
     if names == ["all"]:
         return known
     if unknown := sorted(set(names) - {*known}):

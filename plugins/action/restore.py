@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, listed
 from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.restore import STATE, Restore
@@ -119,7 +119,7 @@ def named(stores: list[str]) -> list[str]:
 
     :raises EngineError: one that there is not, or that is not restored together with others.
     """
-    names = [store.strip() for item in stores for store in item.split(",") if store.strip()]
+    names = listed(stores)
     if unknown := sorted(set(names) - STORES.keys()):
         raise EngineError(f"restore_stores has {', '.join(unknown)}: there are {', '.join(STORES)}.")
     if "kubernetes" in names and len(names) > 1:

@@ -88,7 +88,7 @@ class Drill:
                 f"{self.store.title} has {members} member: a drill shows something where there are more "
                 f"({self.store.name}_replicas)."
             )
-        self._until("full strength before the drill", lambda: not self._missing(), lambda: self._missing())
+        self._until("full strength before the drill", lambda: not self._missing(), self._missing)
         return self.store.leader()
 
     def heal(self) -> None:

@@ -26,6 +26,11 @@ def look_back(since: str) -> timedelta:
     return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
+def listed(given: list[str]) -> list[str]:
+    """Names, which commas may separate."""
+    return [name.strip() for item in given for name in item.split(",") if name.strip()]
+
+
 class EngineAction(ActionBase):
     """Runs on the control node, once a cluster."""
 

@@ -22,10 +22,10 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores
     PAUSE,
     STORES,
     Work,
+    pods_of,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
     KINDS,
-    POD,
     Target,
     Waiter,
     find_workloads,
@@ -175,12 +175,7 @@ class Restore:
     def _pods(self, name: str) -> list[str]:
         """Names of a Deployment's pods, those that are ending too."""
         found = self.cluster.get(KINDS["Deployment"], self.namespace, name)
-        if found is None:
-            return []
-        selector = ",".join(f"{key}={value}" for key, value in found["spec"]["selector"]["matchLabels"].items())
-        return [
-            pod["metadata"]["name"] for pod in self.cluster.list(POD, self.namespace, labelSelector=selector)["items"]
-        ]
+        return pods_of(self.cluster, found) if found else []
 
     def _scale(self, name: str, replicas: int) -> None:
         """By a patch that owns nothing for long: its number is its autoscaler's, which rests at zero."""

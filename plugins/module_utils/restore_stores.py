@@ -207,11 +207,9 @@ class Members(Store):
         """The members stop; the first one's volume gets the data; the others', none; they start."""
         found = self._set()
         self._scale(0)
-        selector = ",".join(f"{key}={value}" for key, value in found["spec"]["selector"]["matchLabels"].items())
 
         def pods() -> list[str]:
-            running = self.cluster.list(POD, self.namespace, labelSelector=selector)["items"]
-            return [pod["metadata"]["name"] for pod in running]
+            return pods_of(self.cluster, found)
 
         self._wait(lambda: not pods(), lambda: f"pods {', '.join(pods())} have not ended")
         told = self._work(found, 0, self._words(work))
@@ -474,6 +472,13 @@ class Kubernetes(Store):
 
 
 STORES: dict[str, type[Store]] = {store.name: store for store in (Postgres, Redis, Elasticsearch, Kubernetes)}
+
+
+def pods_of(cluster: Cluster, workload: Body) -> list[str]:
+    """Names of the pods that a Deployment or a StatefulSet selects, those that are ending too."""
+    selector = ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
+    pods = cluster.list(POD, workload["metadata"]["namespace"], labelSelector=selector)["items"]
+    return [pod["metadata"]["name"] for pod in pods]
 
 
 def _pod_labels(name: str) -> dict[str, str]:
