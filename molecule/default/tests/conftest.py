@@ -30,12 +30,16 @@ Json = dict[str, Any]
 Kubectl = Callable[..., Any]
 
 
+def program() -> str:
+    """The embedded cluster's kubectl, the newest of the cache."""
+    return str(max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime))
+
+
 @contextlib.contextmanager
 def forwarded(service: str, port: int, namespace: str = MONITORING) -> Iterator[str]:
     """A URL that leads to a port of a Service."""
-    kubectl = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
     place = [f"--kubeconfig={KUBECONFIG}", f"--namespace={namespace}"]
-    command = [str(kubectl), *place, "port-forward", f"service/{service}", f":{port}"]
+    command = [program(), *place, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             line = process.stdout.readline()
@@ -57,10 +61,9 @@ def machine() -> testinfra.host.Host:
 @pytest.fixture(scope="session")
 def kubectl(machine: testinfra.host.Host) -> Kubectl:
     """Run kubectl on the cluster; returns its output, decoded where it is JSON."""
-    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda file: file.stat().st_mtime)
 
     def run(*arguments: str, fails: bool = False) -> Any:
-        words = [str(program), f"--kubeconfig={KUBECONFIG}", *arguments]
+        words = [program(), f"--kubeconfig={KUBECONFIG}", *arguments]
         done = machine.run(" ".join(["%s"] * len(words)), *words)
         assert (done.rc != 0) == fails, f"kubectl {' '.join(arguments)}: {done.stderr}"
         if fails:

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import secrets
+import subprocess
 import sys
 import tempfile
 import threading
@@ -36,7 +37,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import CHECKOUT, CLUSTER, forwarded
+from conftest import CHECKOUT, CLUSTER, KUBECONFIG, forwarded, program
 
 sys.path.insert(0, str(CHECKOUT / "tests/tools"))
 
@@ -150,16 +151,32 @@ class Processes(threading.Thread):
             self.environments.add((environment, group[1] if group else ""))
 
 
-def containers(kubectl: Any) -> dict[str, str]:
-    """What runs in each container, by its identity: the pod's name by label, and the container's."""
-    found = {}
-    for pod in kubectl("get", "pods", "--all-namespaces", "--output", "json")["items"]:
+@contextlib.contextmanager
+def watched_containers(file: Path) -> Iterator[dict[str, str]]:
+    """What runs in each container, by its identity: the pod's name by label, and the container's.
+
+    Those of pods that were going, and of such as come and go meanwhile, are among them: it is filled at the end from
+    a watch of all pods, which is kept in a file.
+    """
+    found: dict[str, str] = {}
+    command = [program(), f"--kubeconfig={KUBECONFIG}", "get", "pods", "--all-namespaces", "--watch", "--output=json"]
+    with file.open("wb") as output, subprocess.Popen(command, stdout=output) as process:
+        try:
+            yield found
+            assert process.poll() is None, "the watch of pods ended before its time"
+        finally:
+            process.terminate()
+    text, decoder, place = file.read_text(), json.JSONDecoder(), 0
+    while (place := text.find("{", place)) >= 0:
+        try:
+            pod, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError:
+            break  # the last one, half written
         labels, status = pod["metadata"].get("labels") or {}, pod["status"]
         for item in [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]:
             for state in (item, item["state"].get("terminated", {}), item["lastState"].get("terminated", {})):
                 if identity := state.get("containerID", "").rpartition("/")[2]:
                     found[identity] = f"{labels.get('app.kubernetes.io/name', pod['metadata']['name'])}/{item['name']}"
-    return found
 
 
 def logs(kubectl: Any) -> Iterator[tuple[str, str]]:
@@ -228,7 +245,8 @@ def places(kubectl: Any, play: Any, tmp_path_factory: Any) -> Iterator[dict[str,
         found[kind].text(kind, done.stdout + done.stderr)
         return str(done.stdout)
 
-    processes = Processes()
+    processes, watch = Processes(), contextlib.ExitStack()
+    names = watch.enter_context(watched_containers(folder / "pods"))
     processes.start()
     try:
         kubectl("create", "configmap", PLANTED, "--namespace", "citadelbuy")
@@ -269,15 +287,16 @@ def places(kubectl: Any, play: Any, tmp_path_factory: Any) -> Iterator[dict[str,
         found["state folder"].path(STATE, lambda path: any(fnmatch.fnmatch(str(path), one) for one in LEFT_OUT))
         processes.ended.set()
         processes.join()
+        watch.close()
         for arguments in processes.arguments:
             found["arguments"].text(arguments.split(b"\0")[0].decode(errors="replace"), arguments)
-        names = containers(kubectl)
         for environment, identity in processes.environments:
             name = names.get(identity, f"container {identity}") if identity else "a process outside of pods"
             found["environments"].text(name, environment)
         yield found
     finally:
         processes.ended.set()
+        watch.close()
         for path in planted:
             path.unlink(missing_ok=True)
         kubectl("delete", "configmap", PLANTED, "--namespace", "citadelbuy", "--ignore-not-found")
