@@ -246,7 +246,7 @@ class _Pass:
         if version:
             body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
         try:
-            return self._send(body, resource)
+            return self._send(body, resource, manifest.forced)
         except ApiError as error:
             if self.dry and error.status == 404 and self._waits_for_foreseen(manifest):
                 return manifest.body
@@ -261,11 +261,11 @@ class _Pass:
             or (role and self.foreseen.get(role.get("kind"), place, role.get("name")))
         )
 
-    def _send(self, body: Body, resource: Resource) -> Body:
+    def _send(self, body: Body, resource: Resource, forced: bool = False) -> Body:
         metadata = body["metadata"]
         query = {
             "fieldManager": MANAGER,
-            "force": str(self.policy.force_conflicts).lower(),
+            "force": str(forced or self.policy.force_conflicts).lower(),
             "fieldValidation": "Strict",
         } | ({"dryRun": "All"} if self.dry else {})
         path = resource.path(metadata.get("namespace"), metadata["name"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import secrets
 import string
 import time
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import hash_keys
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
@@ -21,18 +21,19 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import
 from ansible_collections.citadelbuy.platform.plugins.module_utils.parent import MANAGER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
 
-# Annotations of a Secret, each a list of keys.
+# Annotations of a Secret, each a list of keys where nothing else is said.
 GENERATE = "citadelbuy.io/generate"  # generated where they are missing, then kept
 ROTATE = "citadelbuy.io/rotate"  # who uses these must be told first, so only a rotation changes them
 FIXED = "citadelbuy.io/fixed"  # what was encrypted with these is read with no others, so nothing changes them
-CERTIFICATE = "citadelbuy.io/certificate"  # names of a server, whose Secret's certificate and key are made once
+AUTHORITY = "citadelbuy.io/authority"  # not of keys: the name of an authority, whose certificate and key are made once
+CERTIFICATE = "citadelbuy.io/certificate"  # names of a server, whose certificate and key are made once, or by an issuer
+ISSUER = "citadelbuy.io/issuer"  # with CERTIFICATE: the Secret of the authority that signs it; it is renewed then
 SAME_AS = "citadelbuy.io/same-as"  # `namespace/name:KEY,KEY ...`: these have the values of Secrets of earlier tasks
 ROTATED = "rotated.citadelbuy.io/"  # + key: when its value was changed last, for each key of a Secret that has ROTATE
 
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 32
 PREDICTED = "generated-by-the-run"
-CERTIFICATE_DAYS = 3650
 
 
 def random_value() -> str:
@@ -55,21 +56,21 @@ def generate(
     if SAME_AS in annotations:
         copied = copies(cluster, manifest, resource, str(annotations[SAME_AS]), foreseen)
         manifest.body["data"] = (manifest.body.get("data") or {}) | copied
-    if not annotations.keys() & {GENERATE, KEEP, ROTATE, FIXED, CERTIFICATE}:
+    if not annotations.keys() & {GENERATE, KEEP, ROTATE, FIXED, AUTHORITY, CERTIFICATE}:
         return live
     before = (live or {}).get("data") or {}
-    names = _keys(manifest, CERTIFICATE)
-    keys = [*_keys(manifest, GENERATE), *(("tls.crt", "tls.key") if names else ())]
+    keys, new = _made_and_kept(cluster, manifest, resource, live, dry, foreseen)
+    # A new certificate is not made by two runs: the second one finds the Secret changed, and looks again.
+    manifest.forced = bool(new.keys() & before.keys())
     data = manifest.body["data"] = dict(manifest.body.get("data") or {})
-    missing = [key for key in keys if key not in before]
-    if missing and dry:
-        encoded = dict.fromkeys(missing, base64.b64encode(PREDICTED.encode()).decode())
-        live = (live or {}) | {"data": before | encoded}
-    elif missing:
-        new = {key: random_value() for key in missing} | (certificate(names) if names else {})
+    if new and dry:
+        live = (live or {}) | {"data": before | _encoded(new)}
+    elif new and not manifest.forced:
         live = _store(cluster, manifest, resource, new)
-    now = (live or {}).get("data") or {}
+    now = ((live or {}).get("data") or {}) | (_encoded(new) if manifest.forced else {})
     data |= {key: now[key] for key in [*keys, *_keys(manifest, KEEP)] if key in now}
+    if ISSUER in annotations:
+        annotations[ROTATED + "tls.crt"] = _now() if new and dry else certificates.time_made(_decoded(data)["tls.crt"])
     changed = [key for key in _keys(manifest, ROTATE) if key in before and key in data and data[key] != before[key]]
     if changed:
         names = ",".join(changed)
@@ -121,7 +122,7 @@ def ages(live: Body | None, before: dict[str, str], data: dict[str, str]) -> dic
     :param data: its values as they shall be.
     """
     metadata = (live or {}).get("metadata") or {}
-    known, now = metadata.get("annotations") or {}, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    known, now = metadata.get("annotations") or {}, _now()
     made = metadata.get("creationTimestamp") or now
     return {
         ROTATED + key: known.get(ROTATED + key, made) if before.get(key) == value else now
@@ -129,33 +130,52 @@ def ages(live: Body | None, before: dict[str, str], data: dict[str, str]) -> dic
     }
 
 
-def certificate(names: list[str]) -> dict[str, str]:
-    """A server's certificate, which is its own authority, and its key; as the keys of a Secret of type TLS."""
-    # Most runs make none.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+def _made_and_kept(
+    cluster: Cluster, manifest: Manifest, resource: Resource, live: Body | None, dry: bool, foreseen: Foreseen
+) -> tuple[list[str], dict[str, str]]:
+    """What the cluster keeps for a Secret: its keys, and values of those that are to be new now, in plain text.
 
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # Clocks of a cluster differ.
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(item) for item in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+    In a rehearsal new values are predicted.
+    """
+    before = (live or {}).get("data") or {}
+    keys = _keys(manifest, GENERATE)
+    new = {key: random_value() for key in keys if key not in before}
+    annotations = manifest.body["metadata"]["annotations"]
+    if AUTHORITY in annotations:
+        keys += ["ca.crt", "ca.key"]
+        if not before.keys() >= {"ca.crt", "ca.key"}:
+            new |= certificates.authority(annotations[AUTHORITY])
+    if names := _keys(manifest, CERTIFICATE):
+        keys += ["tls.crt", "tls.key"]
+        if ISSUER in annotations:
+            keys.append("ca.crt")
+            issuer = _issuer(cluster, manifest, resource, dry, foreseen)
+            if issuer is None:
+                new |= dict.fromkeys(keys, PREDICTED)
+            elif certificates.why_renewed(_decoded(before), names, issuer["ca.crt"]):
+                new |= certificates.certificate(names, issuer)
+        elif not before.keys() >= {"tls.crt", "tls.key"}:
+            new |= certificates.certificate(names)
+    return keys, dict.fromkeys(new, PREDICTED) if dry else new
+
+
+def _issuer(
+    cluster: Cluster, manifest: Manifest, resource: Resource, dry: bool, foreseen: Foreseen
+) -> dict[str, str] | None:
+    """The authority that signs a certificate; None where it is to be made in the run that is rehearsed.
+
+    :raises EngineError: where there is none.
+    """
+    name = str(manifest.body["metadata"]["annotations"][ISSUER])
+    data = (cluster.get(resource, manifest.namespace, name) or {}).get("data") or {}
+    if data.keys() >= {"ca.crt", "ca.key"}:
+        return _decoded(data)
+    if dry and foreseen.get("Secret", manifest.namespace, name) is not None:
+        return None
+    raise EngineError(
+        f"{manifest}: Secret {manifest.namespace}/{name}, the authority that is to sign its certificate, has no ca.crt "
+        "and ca.key. To do: run `ansible-playbook playbooks/site.yml --tags secrets`, which makes it."
     )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    return {
-        "tls.crt": made.public_bytes(pem).decode(),
-        "tls.key": key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain).decode(),
-    }
 
 
 def _keys(manifest: Manifest, annotation: str) -> list[str]:
@@ -163,12 +183,24 @@ def _keys(manifest: Manifest, annotation: str) -> list[str]:
     return [key.strip() for key in names.split(",") if key.strip()]
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _decoded(data: Body) -> dict[str, str]:
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+
+
+def _encoded(values: dict[str, str]) -> dict[str, str]:
+    return {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+
+
 def _store(cluster: Cluster, manifest: Manifest, resource: Resource, values: dict[str, str]) -> Body | None:
     """Put values under keys, if nobody else has; returns the Secret with those that won."""
     body = {part: manifest.body[part] for part in ("apiVersion", "kind", "type") if part in manifest.body}
     body |= {
         "metadata": {"name": manifest.name, "namespace": manifest.namespace},
-        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+        "data": _encoded(values),
     }
     query = {"fieldManager": f"{MANAGER}-generate-{secrets.token_hex(4)}", "force": "false"}
     path = resource.path(manifest.namespace, manifest.name)

@@ -24,6 +24,7 @@ class Manifest:
     body: dict[str, Any]
     source: str
     autoscaled: bool = False  # an autoscaler of the set owns spec.replicas
+    forced: bool = False  # values that another field manager had made are replaced
 
     @property
     def kind(self) -> str:

@@ -1,6 +1,7 @@
 """When each secret was changed last, where kube-state-metrics finds it without reading a Secret: a Lease a key.
 
-Its renewTime is the time of the change, and becomes `kube_lease_renew_time{lease="secret-database-password"}`.
+Its renewTime is the time of the change, and becomes `kube_lease_renew_time{lease="secret-database-password"}`. That of
+a server's certificate is of the name `certificate-postgres`, and tells when it was made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import L
 from ansible_collections.citadelbuy.platform.plugins.module_utils.rotation import MAIN, MEMBERS
 
 MANAGER = "citadelbuy-secret-ages"
+CERTIFICATES = "app.kubernetes.io/component=certificates"
 LABELS = {"app.kubernetes.io/component": "secret-age", "app.kubernetes.io/part-of": "citadelbuy"}
 
 
@@ -30,6 +32,11 @@ def write_ages(cluster: Cluster, namespace: str, check: bool = False) -> list[st
                 name = f"secret-{annotation.removeprefix(ROTATED).lower().replace('_', '-')}"
                 time = changed.replace("Z", ".000000Z")
                 wanted[name] = {"holderIdentity": f"Secret {secret}", "renewTime": time}
+    for secret in cluster.list(SECRET, namespace, labelSelector=CERTIFICATES)["items"]:
+        if made := (secret["metadata"].get("annotations") or {}).get(f"{ROTATED}tls.crt"):
+            name = secret["metadata"]["name"]
+            spec = {"holderIdentity": f"Secret {name}", "renewTime": made.replace("Z", ".000000Z")}
+            wanted[f"certificate-{name.removesuffix('-tls')}"] = spec
     selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
     known = {item["metadata"]["name"]: item for item in cluster.list(LEASE, namespace, labelSelector=selector)["items"]}
     changes = [name for name, spec in wanted.items() if (known.get(name) or {}).get("spec") != spec]

@@ -327,8 +327,9 @@ def test_elasticsearch_begins_one_cluster(replicas: int, names: str, seeds: str)
     tls = "xpack.security.transport.ssl."
     assert (settings[f"{tls}enabled"], settings[f"{tls}verification_mode"]) == ("true", "certificate")
     (mount,) = [item["mountPath"] for item in server["volumeMounts"] if item["name"] == "transport"]
-    for name in ("key", "certificate", "certificate_authorities"):
-        assert f"/usr/share/elasticsearch/config/{settings[tls + name]}".startswith(f"{mount}/tls.")
+    files = {"key": "tls.key", "certificate": "tls.crt", "certificate_authorities": "ca.crt"}
+    for name, file in files.items():
+        assert f"/usr/share/elasticsearch/config/{settings[tls + name]}" == f"{mount}/{file}"
 
 
 # The numbers of the reference document.

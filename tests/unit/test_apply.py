@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, certificates, diff
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import SECRET as SECRETS
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from conftest import actions
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509 import verification
 
 CONFIG = """
 apiVersion: v1
@@ -82,6 +85,24 @@ metadata:
   name: server
   namespace: {{ ns }}
   annotations: {citadelbuy.io/certificate: "server.test.svc,server"}
+type: kubernetes.io/tls
+data: {}
+"""
+AUTHORITY = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: authority
+  namespace: {{ ns }}
+  annotations: {citadelbuy.io/authority: the authority of a namespace whose name is longer than a common name may be}
+data: {}
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: server
+  namespace: {{ ns }}
+  annotations: {citadelbuy.io/certificate: "{{ names | default('server.test.svc') }}", citadelbuy.io/issuer: authority}
 type: kubernetes.io/tls
 data: {}
 """
@@ -331,6 +352,93 @@ def test_a_certificate_is_made_once_for_its_names(deploy, live):
     assert key.public_key() == certificate.public_key()
     assert actions(deploy(CERTIFICATE)) == ["unchanged"]
     assert values(live("secrets/server")) == made
+
+
+def trusted(made: dict[str, str], authority: dict[str, str]) -> x509.Certificate:
+    """A server's certificate, which a client that knows the authority alone has verified."""
+    held, ca = (
+        x509.load_pem_x509_certificate(values[key].encode())
+        for values, key in ((made, "tls.crt"), (authority, "ca.crt"))
+    )
+    assert made["ca.crt"] == authority["ca.crt"]
+    store = verification.Store([ca])
+    name = x509.DNSName("server.test.svc")
+    verification.PolicyBuilder().store(store).build_server_verifier(name).verify(held, [])
+    return held
+
+
+def overwrite(cluster: Cluster, namespace: str, name: str, new: dict[str, str]) -> None:
+    """Change values of a Secret as a hand would."""
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in new.items()}
+    query, kind = {"fieldManager": "a-hand"}, "application/merge-patch+json"
+    cluster.request("PATCH", SECRETS.path(namespace, name), {"data": encoded}, query, kind)
+
+
+def test_an_authority_signs_a_certificate_in_one_run_and_both_stay(deploy, live):
+    assert actions(deploy(AUTHORITY, check=True)) == ["created", "created"]
+    assert actions(deploy(AUTHORITY)) == ["created", "created"]
+    made, authority = values(live("secrets/server")), values(live("secrets/authority"))
+    held = trusted(made, authority)
+    assert held.not_valid_after_utc - held.not_valid_before_utc < timedelta(days=366)
+    told = live("secrets/server")["metadata"]["annotations"]["rotated.citadelbuy.io/tls.crt"]
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(told)) < timedelta(minutes=5)
+    for check in (True, False):
+        assert actions(deploy(AUTHORITY, check=check)) == ["unchanged", "unchanged"]
+    assert values(live("secrets/server")) == made
+
+
+@pytest.mark.parametrize("reason", ["age", "names", "authority", "key", "content"])
+def test_a_certificate_is_renewed_where_it_does_not_serve_any_more(
+    deploy, live, cluster, namespace, monkeypatch, reason
+):
+    deploy(AUTHORITY)
+    before, names = values(live("secrets/server")), "server.test.svc"
+    if reason == "age":
+        monkeypatch.setattr(certificates, "RENEWED_AFTER_DAYS", -1 / 24)
+    elif reason == "names":
+        names = "server.test.svc,other.test.svc"
+    elif reason == "authority":
+        overwrite(cluster, namespace, "authority", certificates.authority("another"))
+    else:
+        other = certificates.certificate(["server.test.svc"], values(live("secrets/authority")))
+        overwrite(
+            cluster,
+            namespace,
+            "server",
+            {"tls.key": other["tls.key"]} if reason == "key" else {"tls.crt": "nothing of value"},
+        )
+        before = values(live("secrets/server"))
+    assert actions(deploy(AUTHORITY, check=True, names=names))[1] == "changed"
+    assert values(live("secrets/server")) == before, "check mode has changed it"
+    assert actions(deploy(AUTHORITY, names=names))[1] == "changed"
+    monkeypatch.undo()
+    made = values(live("secrets/server"))
+    trusted(made, values(live("secrets/authority")))
+    assert made["tls.crt"] != before["tls.crt"]
+    assert actions(deploy(AUTHORITY, names=names)) == ["unchanged", "unchanged"]
+
+
+def test_two_runs_at_once_renew_a_certificate_once(deploy, live, monkeypatch):
+    deploy(AUTHORITY)
+    outcomes = []
+    threads = [
+        threading.Thread(target=lambda: outcomes.append(deploy(AUTHORITY, names="server.test.svc,new")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [outcome.errors for outcome in outcomes] == [[]] * 4
+    kept = values(live("secrets/server"))
+    for outcome in outcomes:
+        assert values(outcome.applied[1].after) == kept
+
+
+def test_a_certificate_without_its_authority_is_refused(deploy):
+    (error,) = deploy(AUTHORITY.partition("---")[2]).errors
+    assert "Secret" in error
+    assert "the authority that is to sign its certificate" in error
 
 
 def test_a_copy_has_the_values_of_its_sources_and_follows_them(deploy, live):

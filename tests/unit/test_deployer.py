@@ -640,6 +640,7 @@ def test_the_objects_that_secrets_are_made_from_are_the_deployers_where_there_ar
 
     usual = granted()
     assert granted(deployer_secrets_source="external_secrets") - usual == {("external-secrets.io", "externalsecrets")}
+    assert granted(deployer_certificates_enabled=True) - usual == {("cert-manager.io", "certificates")}
     assert granted(deployer_secrets_source="sealed_secrets") - usual == {("bitnami.com", "sealedsecrets")}
 
 

@@ -840,6 +840,7 @@ def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Clust
         "deployer_snapshots_enabled": False,
         "deployer_service_account": "",
         "deployer_secrets_source": "values",
+        "deployer_certificates_enabled": False,
         "deployer_subjects": [{"kind": "User", "name": "nobody"}],
     }
     made = []

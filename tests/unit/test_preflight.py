@@ -30,6 +30,7 @@ ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_tex
 GIB = 2**30
 # Kinds that the test's cluster does not have.
 NEED_A_CONTROLLER = {
+    "certificates-by-cert-manager": "cert-manager.io/v1 Certificate",
     "secrets-external": "external-secrets.io/v1 ExternalSecret",
     "secrets-sealed": "bitnami.com/v1alpha1 SealedSecret",
 }

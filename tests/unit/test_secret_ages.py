@@ -55,6 +55,18 @@ def test_what_has_changed_or_gone_is_written_alone(cluster: Cluster, namespace: 
     }
 
 
+def test_a_certificates_lease_has_the_name_of_its_store(cluster: Cluster, namespace: str) -> None:
+    metadata = {
+        "name": "postgres-tls",
+        "namespace": namespace,
+        "labels": {"app.kubernetes.io/component": "certificates"},
+        "annotations": {f"{ROTATED}tls.crt": FIRST},
+    }
+    cluster.request("POST", SECRET.path(namespace), {"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+    assert write_ages(cluster, namespace) == ["certificate-postgres"]
+    assert times(cluster, namespace) == {"certificate-postgres": "2030-01-01T00:00:00.000000Z"}
+
+
 def test_leases_of_others_stay(cluster: Cluster, namespace: str) -> None:
     with Lease(cluster, namespace, "work", "The work"):
         assert write_ages(cluster, namespace) == []

@@ -25,6 +25,7 @@ JOBS = {
 }
 FIRST_LOOKS = 120  # seconds until every target was scraped and every rule evaluated
 KEYS = ("database-password", "redis-password", "elasticsearch-password", "jwt-secret", "session-secret")
+STORES = ("elasticsearch", "postgres", "redis")
 
 Ask = Callable[[str], Any]
 
@@ -90,12 +91,12 @@ def test_alerts_reach_alertmanager(ask: Ask) -> None:
     assert not awaited(look)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_the_age_of_each_secret_is_a_metric(ask: Ask, key: str) -> None:
+@pytest.mark.parametrize("lease", [*(f"secret-{key}" for key in KEYS), *(f"certificate-{store}" for store in STORES)])
+def test_the_age_of_each_secret_and_certificate_is_a_metric(ask: Ask, lease: str) -> None:
     def look() -> list[str]:
-        answer = ask(f"prometheus-0:9090/api/v1/query?query=kube_lease_renew_time%7Blease%3D%22secret-{key}%22%7D")
+        answer = ask(f"prometheus-0:9090/api/v1/query?query=kube_lease_renew_time%7Blease%3D%22{lease}%22%7D")
         values = [float(item["value"][1]) for item in answer["data"]["result"]]
-        return [] if values and 0 < time.time() - values[0] < 10**7 else [f"{key}: {answer['data']}"]
+        return [] if values and 0 < time.time() - values[0] < 10**7 else [f"{lease}: {answer['data']}"]
 
     assert not awaited(look)
 
