@@ -804,7 +804,7 @@ def postgres_connections(snapshot: Snapshot) -> Iterator[Cause]:
             f"PostgreSQL's connections are used up: {used} of {room}",
             [f"Pod {postgres.get('pod')}"],
             [f"{row['who']} ({row['application'] or '-'}): {row['sessions']} {row['state']}" for row in rows[:4]],
-            ["fewer or smaller pools in the applications (DATABASE_POOL*, replicas), or a larger max_connections"],
+            ["fewer or smaller pools in the applications (DATABASE_POOL*), or a larger postgres_max_connections"],
         )
     lines = [
         (pod, line)
@@ -816,7 +816,7 @@ def postgres_connections(snapshot: Snapshot) -> Iterator[Cause]:
             "PostgreSQL refuses connections: too many clients",
             sorted({f"Pod {pod}" for pod, _line in lines}),
             [f"{pod}: {_cut(line, 200)}" for pod, line in lines[-2:]],
-            ["fewer or smaller pools in the applications, or a larger max_connections (postgres_parameters)"],
+            ["fewer or smaller pools in the applications, or a larger postgres_max_connections"],
         )
 
 

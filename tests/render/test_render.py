@@ -365,6 +365,17 @@ def test_production_sizes(prod: Sets, name: str) -> None:
         assert claim["spec"]["resources"]["requests"]["storage"] == storage
 
 
+def test_production_database(prod: Sets) -> None:
+    given = rendering.render_inventory("prod", ["postgres"], postgres_parameters={"work_mem": "8MB", "jit": "off"})
+    for sets, own in ((prod, {"work_mem=2621kB"}), (list(given), {"work_mem=8MB", "jit=off"})):
+        (database,) = [item.body for item in manifests(sets, "StatefulSet") if item.name == "postgres"]
+        _program, *arguments = database["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert set(arguments[::2]) == {"-c"}
+        assert {"max_connections=200", "shared_buffers=512MB", "max_wal_size=2048MB"} | own <= set(arguments[1::2])
+        assert {"log_min_duration_statement=1000", "log_parameter_max_length=0"} <= set(arguments[1::2])
+        assert len({argument.partition("=")[0] for argument in arguments[1::2]}) == len(arguments[1::2])
+
+
 def test_production_prometheus(prod: Sets) -> None:
     (server,) = [item.body for item in manifests(prod, "StatefulSet") if item.name == "prometheus"]
     assert server["spec"]["replicas"] == 2

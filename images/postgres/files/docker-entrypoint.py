@@ -212,7 +212,8 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
                 "superuser": {"username": SUPERUSER, "password": superuser},
                 "replication": {"username": REPLICATOR, "password": replicator},
             },
-            "parameters": {"unix_socket_directories": SOCKETS} | archiving(),
+            # In force when it starts. Of max_connections and a few more, Patroni heeds the cluster's settings alone.
+            "parameters": parameters(arguments) | {"unix_socket_directories": SOCKETS} | archiving(),
             "pg_hba": access_rules(),
             "pg_ident": socket_users(SUPERUSER, REPLICATOR, identifier("POSTGRES_USER", SUPERUSER)),
             "basebackup": [{"checkpoint": "fast"}],
