@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import restore
-from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS
+from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import WORKLOADS, pod_template
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
     quantity,
@@ -96,6 +96,7 @@ class ClusterChecks:
             self._served_kinds,
             self._storage,
             self._snapshots,
+            self._priorities,
             self._capacity,
             self._pod_security,
             self._metrics,
@@ -235,6 +236,24 @@ class ClusterChecks:
             )
         for owner, body, claim in claims:
             self._shrinking(found, owner, body, claim)
+
+    def _priorities(self, found: Findings) -> None:
+        """The PriorityClasses of pods exist, or are made: without, a workload is applied and gets no pods."""
+        ours = {manifest.name for manifest in self.manifests if manifest.kind == "PriorityClass"}
+        missing = {
+            f"{body['kind']} {body['metadata']['name']}": name
+            for body in self.bodies
+            if (name := ((pod_template(body) or {}).get("spec") or {}).get("priorityClassName")) and name not in ours
+        }
+        if not missing:
+            return
+        items = self.cluster.request("GET", "/apis/scheduling.k8s.io/v1/priorityclasses")[1].get("items") or []
+        names = sorted(item["metadata"]["name"] for item in items)
+        found.problems += [
+            f"{owner}: PriorityClass {name!r} does not exist (*_priority_class); the cluster has: {', '.join(names)}."
+            for owner, name in missing.items()
+            if name not in names
+        ]
 
     def _snapshots(self, found: Findings) -> None:
         """The class that volumes are snapshotted by exists."""

@@ -47,13 +47,15 @@ def inventory(request: pytest.FixtureRequest) -> list[rendering.Rendered]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A real API server with the namespaces and service accounts of the platform."""
+    """A real API server with the namespaces, service accounts and priorities of the platform."""
     server = unit.ApiServer(tmp_path_factory.mktemp("control-plane"))
     try:
         server.start()
         cluster = Cluster.from_kubeconfig("test", str(server.kubeconfig))
         for rendered in rendering.render_inventory("local", **EVERYTHING):
-            first = [item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount")]
+            first = [
+                item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount", "PriorityClass")
+            ]
             parent = Parent(cluster, rendered.set_name, "citadelbuy")
             assert Applier(cluster, parent, Policy(prune=False)).apply(first).errors == []
         yield cluster

@@ -104,6 +104,17 @@ def test_containers_are_confined_and_sized(inventory: Sets) -> None:
         assert not container["image"].endswith(":latest"), name
 
 
+def test_priorities(inventory: Sets) -> None:
+    values = {item.name: item.body["value"] for item in manifests(inventory, "PriorityClass")}
+    assert values == {"citadelbuy-datastores.citadelbuy": 1000000, "citadelbuy-applications.citadelbuy": 100000}
+    expected = dict.fromkeys(("postgres", "redis", "elasticsearch", "object-store"), 1000000)
+    expected |= dict.fromkeys(("citadelbuy-api", "citadelbuy-web", "citadelbuy-migration"), 100000)
+    for manifest in manifests(inventory, *RUNNING):
+        name = pod_template(manifest.body)["metadata"]["labels"]["app.kubernetes.io/name"]
+        of = pod_template(manifest.body)["spec"].get("priorityClassName")
+        assert (values[of] if of else 0) == expected.get(name, 0), manifest
+
+
 def test_pods_are_confined(inventory: Sets) -> None:
     tokens: dict[Account, list[dict[str, Any]]] = {}
     for manifest in manifests(inventory):

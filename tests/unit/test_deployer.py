@@ -367,6 +367,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.play("show", "rollback", "-e", "rollback_show=true")
         site.play("roll back", "rollback")
         site.play("without policy", "site", "--tags", "admission", "-e", "admission_enabled=false")
+        roles = ("postgres", "redis", "elasticsearch", "object_store", "applications")
+        none = {"namespaces_priority_classes": False} | dict.fromkeys((f"{role}_priority_class" for role in roles), "")
+        site.play("without classes", "site", "--tags", "namespaces", "-e", json.dumps(none))
+        site.play("with classes", "site", "--tags", "namespaces")
         bind_volumes(site.admin)
         sizes = ("-e", "redis_storage_size=2Gi", "-e", "prometheus_storage_size=2Gi")
         site.play("grow", "site", "--tags", "redis,prometheus", *sizes)
@@ -403,6 +407,8 @@ def test_what_an_operator_does_works_as_the_deployer(site: Site) -> None:
             assert "could not be checked" not in done.stdout, title
     assert int(recap(site.runs["deploy"])["changed"]) > 5
     assert int(recap(site.runs["roll back"])["changed"]) == 1
+    assert "2 pruned" in site.runs["without classes"].stdout
+    assert "2 created" in site.runs["with classes"].stdout
 
 
 def granted(cluster: Cluster) -> set[Right]:
@@ -526,6 +532,8 @@ FORBIDDEN: list[tuple[str, str, Any]] = [
     ("GET", "/api/v1/namespaces/kube-system/services", None),
     ("PATCH", f"{POLICIES}/another", {"spec": {}}),
     ("POST", POLICIES, {"metadata": {"name": "another"}}),
+    ("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", {"metadata": {"name": "another"}, "value": 1}),
+    ("DELETE", "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical", DELETE),
 ]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 STORES = ("postgres", "redis", "elasticsearch")
 APPS = ("citadelbuy-api", "citadelbuy-web")
+NAMESPACES = ("citadelbuy", "citadelbuy-monitoring", "citadelbuy-nodes", "citadelbuy-restore")
 TIERS = {
     "postgres": "database",
     "redis": "cache",
@@ -43,6 +44,18 @@ def test_pods_carry_the_labels_of_the_document(pods):
         assert labels["tier"] == TIERS[owner(pod)]
         assert labels["app.kubernetes.io/part-of"] == "citadelbuy"
         assert labels["app.kubernetes.io/name"]
+
+
+def test_priorities(kubectl):
+    values = dict.fromkeys((*STORES, "object-store"), 1000000) | dict.fromkeys((*APPS, "citadelbuy-migration"), 100000)
+    found = set()
+    for namespace in NAMESPACES:
+        for pod in kubectl("get", "pods", "--namespace", namespace, "--output", "json")["items"]:
+            name = pod["metadata"]["labels"].get("app.kubernetes.io/name")
+            assert pod["spec"].get("priority", 0) == values.get(name, 0), pod["metadata"]["name"]
+            found.add(name)
+    # The migration's Job may be gone.
+    assert {*values, "prometheus", "opentelemetry-collector"} - {"citadelbuy-migration"} <= found
 
 
 def test_workloads_carry_the_common_labels(items):
