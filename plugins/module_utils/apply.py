@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, prune, replace
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, before_roll, diff, prune, replace
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -78,7 +78,7 @@ class Applier:
         if not self.check and (self.outcome.errors or rehearsal.skipped != wanted):
             self.outcome.applied = []  # so far
             if not self.outcome.errors:
-                self._apply_for_real(manifests, rehearsal.skipped, settle)
+                self._apply_for_real(manifests, rehearsal, settle)
         if self.outcome.errors:
             return
         live = [change.after for change in self.outcome.applied if change.after]
@@ -90,7 +90,7 @@ class Applier:
             self.parent.finish([*live, *leftovers], zip(manifests, live, strict=True))
 
     def _apply_for_real(
-        self, manifests: list[Manifest], skipped: set[Key], settle: Callable[[list[Body]], None] | None
+        self, manifests: list[Manifest], rehearsal: _Pass, settle: Callable[[list[Body]], None] | None
     ) -> None:
         has_parent = self.parent.widen(manifests)
         if not has_parent and not any(_is_namespace(manifest, self.parent.namespace) for manifest in manifests):
@@ -106,7 +106,7 @@ class Applier:
             if settle:
                 settle([change.after for change in done if change.after])
 
-        self.outcome = _Pass(self, manifests, Foreseen(), False, skipped).run(after_rank)
+        self.outcome = _Pass(self, manifests, Foreseen(), False, rehearsal).run(after_rank)
 
 
 class _Pass:
@@ -118,11 +118,13 @@ class _Pass:
         manifests: list[Manifest],
         foreseen: Foreseen,
         dry: bool,
-        skipped: Iterable[Key] = (),
+        rehearsal: _Pass | None = None,
     ) -> None:
         self.cluster, self.parent, self.policy = applier.cluster, applier.parent, applier.policy
         self.manifests, self.foreseen, self.dry = manifests, foreseen, dry
-        self.skipped = set(skipped)  # members that are known to be as wanted
+        self.skipped = set(rehearsal.skipped if rehearsal else ())  # members that are known to be as wanted
+        # StatefulSets that have something to do before their pods are replaced, as they are.
+        self.rolls: dict[Key, Body] = rehearsal.rolls if rehearsal else {}
         self.outcome = Outcome(secret_values=applier.outcome.secret_values)
         self._hashes: dict[tuple[str, str | None, str], dict[str, str] | None] = {}
 
@@ -164,7 +166,14 @@ class _Pass:
                 raise EngineError(f"template {manifest.source}: {manifest} has no metadata.namespace.")
             if not resource.namespaced:
                 manifest.body["metadata"].pop("namespace", None)
+            said = ""
+            if not self.dry and manifest.key in self.rolls:
+                said = before_roll.run(self.cluster, self.rolls[manifest.key])
             self._read_and_patch(manifest, resource, change)
+            if self.dry and (command := before_roll.command(change)):
+                self.rolls[manifest.key] = change.before or {}
+                said = f"`{command}` would run in one of its pods first"
+            change.reason = "; ".join(filter(None, (said, change.reason)))
         assert change.after
         if manifest.kind in ("ConfigMap", "Secret"):
             self._hashes[manifest.kind, manifest.namespace, manifest.name] = applyset.hash_keys(change.after)

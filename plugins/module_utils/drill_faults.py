@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils import before_roll
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -307,7 +308,8 @@ class RollingUpdate(Fault):
     name, what = "rolling-update", "the StatefulSet is changed, and every pod replaced in turn"
 
     def begin(self) -> None:
-        """By an annotation of the pods, as `kubectl rollout restart` does it."""
+        """By an annotation of the pods, after what a run has done before it rolls them."""
+        before_roll.run(self.cluster, self.store.stateful_set())
         changed = {"metadata": {"annotations": {MARK: str(time.time())}}}
         path = STATEFUL_SET.path(self.store.namespace, self.store.name)
         self.cluster.request("PATCH", path, {"spec": {"template": changed}}, MANAGED_BY, MERGE)

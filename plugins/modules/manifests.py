@@ -27,6 +27,9 @@ description:
     and digits) and kept from then on.
   - A Secret's annotation C(citadelbuy.io/same-as), as in C(shop/keys:USER,PASSWORD shop/tls:tls.crt), names keys whose
     values are those of other Secrets, which earlier tasks have made; a pod reads Secrets of its own namespace alone.
+  - A StatefulSet's annotation C(citadelbuy.io/before-roll) is a command that runs in one of its ready pods, in
+    their default container, before a change of its pod template is applied; not where it has one replica. Where it
+    fails, the task fails, and the pods go on as they are.
   - C(spec.replicas) of a workload that a HorizontalPodAutoscaler of the same set scales is left to the autoscaler.
   - The cluster is that of the inventory host, by its variables C(cluster_kubeconfig) and C(cluster_context).
 options:

@@ -191,6 +191,8 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
                 # Without the API server, the primary goes on for as long as all members answer it.
                 "failsafe_mode": True,
                 "synchronous_mode": os.environ.get("POSTGRES_SYNCHRONOUS_MODE", "false").lower() == "true",
+                # What postgres-lead has raised is this again, even where it was killed.
+                "synchronous_node_count": 1,
                 "postgresql": {
                     "use_pg_rewind": True,
                     "use_slots": True,
