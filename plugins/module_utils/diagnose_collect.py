@@ -31,6 +31,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_logs 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.diagnose_mask import Mask, mask_literals
 from ansible_collections.citadelbuy.platform.plugins.module_utils.pod_failure import container_statuses
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
+from ansible_collections.citadelbuy.platform.plugins.module_utils.store_tls import client_context
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import EVENT, KINDS, POD, REPLICA_SET
 
@@ -479,18 +480,21 @@ class Collector:
         user, password = self._search_login()
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         metadata = ([pod for pod in pods if is_ready(pod)] or pods)[0]["metadata"]
+        namespace = metadata["namespace"]
+        tls = client_context(self.cluster, namespace, "elasticsearch"), f"elasticsearch.{namespace}.svc"
         answers: Body = {"pod": metadata["name"]}
 
         def ask(path: str) -> Any:
             reply = http_through_pod(
                 self.cluster,
-                metadata["namespace"],
+                namespace,
                 metadata["name"],
                 9200,
                 "GET",
                 path,
                 timeout=8,
                 headers={"Authorization": f"Basic {token}"},
+                tls=tls,
             )
             if reply.status != 200:
                 raise EngineError(f"GET {path.partition('?')[0]} answered {reply.status}: {reply.text[:200]}")

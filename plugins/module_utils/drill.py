@@ -102,8 +102,8 @@ class Drill:
         """
         self.heal()
         leader = self._choose()
-        self.writer.start(self.store.writer(), [*self.store.ports], self.store.name, self.fault.node)
         try:
+            self.writer.start(self.store.writer(), [*self.store.ports], self.store.name, self.fault.node)
             self._until(f"{STEADY} writes", lambda: self.writer.count() >= STEADY)
             since, begun = self.writer.now(), time.monotonic()
             try:

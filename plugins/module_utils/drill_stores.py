@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from base64 import b64decode, b64encode
+from functools import cached_property
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
@@ -14,6 +16,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     Resource,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
+from ansible_collections.citadelbuy.platform.plugins.module_utils.store_tls import client_context
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, POD
 
@@ -211,6 +214,11 @@ class Elasticsearch(Store):
 
     name, title, ports = "elasticsearch", "Elasticsearch", (9200,)
 
+    @cached_property
+    def tls(self) -> tuple[ssl.SSLContext, str]:
+        """Whom to trust, and as whom a member is to show itself."""
+        return client_context(self.cluster, self.namespace, self.name), f"elasticsearch.{self.namespace}.svc"
+
     def leader(self) -> str:
         """By the first member that answers."""
         told = self._ask("/_cat/master?format=json&h=node&master_timeout=2s")
@@ -257,7 +265,9 @@ class Elasticsearch(Store):
                 continue
             try:
                 headers = {"Authorization": f"Basic {login}"}
-                reply = http_through_pod(self.cluster, self.namespace, name, 9200, method, path, None, 40, headers)
+                reply = http_through_pod(
+                    self.cluster, self.namespace, name, 9200, method, path, None, 40, headers, self.tls
+                )
             except EngineError as error:
                 said = str(error)
                 continue

@@ -17,6 +17,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import log_end
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import run_in_pod
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
@@ -91,7 +92,11 @@ class Writer:
             "image": spec["image"],
             "imagePullPolicy": "IfNotPresent",
             "command": ["sh", "-c", STAYS, "sh", self.program],
-            "env": [*spec["env"], {"name": "DRILL_SECRETS", "value": "/etc/citadelbuy/secrets"}],
+            "env": [
+                *spec["env"],
+                {"name": "DRILL_SECRETS", "value": "/etc/citadelbuy/secrets"},
+                {"name": "DRILL_CA_FILE", "value": f"/etc/citadelbuy/authority/{store}/ca.crt"},
+            ],
             "resources": {
                 "requests": {"cpu": "10m", "memory": "48Mi", "ephemeral-storage": "16Mi"},
                 "limits": {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "256Mi"},
@@ -104,6 +109,7 @@ class Writer:
             "volumeMounts": [
                 {"name": "work", "mountPath": "/work"},
                 {"name": "secrets", "mountPath": "/etc/citadelbuy/secrets", "readOnly": True},
+                {"name": "authority", "mountPath": f"/etc/citadelbuy/authority/{store}", "readOnly": True},
             ],
         }
         body = {
@@ -127,6 +133,10 @@ class Writer:
                 "volumes": [
                     {"name": "work", "emptyDir": {}},
                     {"name": "secrets", "projected": {"defaultMode": 0o440, "sources": keys}},
+                    {
+                        "name": "authority",
+                        "secret": {"secretName": f"{store}-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+                    },
                 ],
             },
         }
@@ -135,7 +145,7 @@ class Writer:
         deadline = time.monotonic() + START
         while not self._writes():
             if time.monotonic() > deadline:
-                raise EngineError(f"pod {self.namespace}/{NAME} has not written after {START} s: see its log.")
+                raise EngineError(f"pod {self.namespace}/{NAME} has not written after {START} s{self._said()}")
             time.sleep(PAUSE)
 
     def now(self) -> float:
@@ -180,8 +190,13 @@ class Writer:
         """Whether it has begun."""
         pod = self.cluster.get(POD, self.namespace, NAME) or {}
         if (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
-            raise EngineError(f"pod {self.namespace}/{NAME} has ended: see its log.")
+            raise EngineError(f"pod {self.namespace}/{NAME} has ended{self._said()}")
         return is_ready(pod) and self._run("sh", "-c", "[ ! -s /work/log ] || echo it does").strip() != ""
+
+    def _said(self) -> str:
+        """The last that it has told, for a message: the pod does not stay."""
+        pod = self.cluster.get(POD, self.namespace, NAME)
+        return f": {said}" if pod and (said := log_end(self.cluster, pod)) else ", and has told nothing."
 
     def _run(self, *words: str) -> str:
         return run_in_pod(self.cluster, self.namespace, NAME, "writer", [*words], ASKED)

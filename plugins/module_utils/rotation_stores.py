@@ -8,15 +8,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import NOT_ROLLED_BY
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError, Resource
 from ansible_collections.citadelbuy.platform.plugins.module_utils.generate import random_value
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
+from ansible_collections.citadelbuy.platform.plugins.module_utils.store_tls import client_context
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import http_through_pod, run_in_pod
 
 Body = dict[str, Any]
@@ -311,6 +314,11 @@ class Search(Store):
     tier, container = "search", "elasticsearch"
     names = ("elastic", "elastic_alternate")
 
+    @cached_property
+    def tls(self) -> tuple[ssl.SSLContext, str]:
+        """Whom to trust, and as whom a member is to show itself."""
+        return client_context(self.cluster, self.namespace, self.container), f"elasticsearch.{self.namespace}.svc"
+
     def users(self, current: str) -> tuple[str, str]:
         current = current or self.names[0]
         return current, self.names[1] if current == self.names[0] else self.names[0]
@@ -319,7 +327,7 @@ class Search(Store):
         token = base64.b64encode(f"{user}:{value}".encode()).decode()
         headers = {"Authorization": f"Basic {token}"}
         name = pod["metadata"]["name"]
-        reply = http_through_pod(self.cluster, self.namespace, name, 9200, method, path, body, 30, headers)
+        reply = http_through_pod(self.cluster, self.namespace, name, 9200, method, path, body, 30, headers, self.tls)
         if reply.status not in (200, 401):
             reason = " ".join(reply.text.split())[:200]
             raise EngineError(f"{method} {path} on pod {self.namespace}/{name} answered {reply.status}: {reason}")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -217,9 +218,11 @@ def http_through_pod(
     body: Any = None,
     timeout: float = 15,
     headers: dict[str, str] | None = None,
+    tls: tuple[ssl.SSLContext, str] | None = None,
 ) -> Reply:
     """One HTTP request to a pod's port, forwarded by its kubelet: no Service, Ingress or network policy is in the way.
 
+    :param tls: whom to trust, and the name that the pod's certificate is to have; without it, there is no TLS.
     :raises EngineError: names the pod and the reason, when there is no answer.
     """
     data = b"" if body is None else json.dumps(body).encode()
@@ -239,7 +242,7 @@ def http_through_pod(
         target = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/portforward"
         stream = WebSocket(cluster, target, [("ports", str(port))], timeout)
         try:
-            raw = _converse(stream, request)
+            raw = _converse(stream, request, _Tls(*tls) if tls else _Plain())
         finally:
             stream.close()
         response = http.client.HTTPResponse(_Replay(raw), method=method)  # type: ignore[arg-type]
@@ -249,8 +252,50 @@ def http_through_pod(
         raise EngineError(f"{where}: {error}") from None
 
 
-def _converse(stream: WebSocket, request: bytes) -> bytes:
-    """Send a request once the ports are open; returns what comes back until the end of the answer."""
+class _Plain:
+    """What goes over a forwarded port, as it is."""
+
+    def begin(self, request: bytes) -> bytes:
+        """What is to be sent first."""
+        return request
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """What bytes that came mean, and what is to be sent for them."""
+        return data, b""
+
+
+class _Tls(_Plain):
+    """The same by TLS: the request is not sent before the other side has shown who it is."""
+
+    def __init__(self, context: ssl.SSLContext, name: str) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._request = b""
+
+    def begin(self, request: bytes) -> bytes:
+        self._request = request
+        return self.receive(b"")[1]
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        self._incoming.write(data)
+        plain = b""
+        try:
+            if self._request:
+                self._object.do_handshake()
+                self._object.write(self._request)
+                self._request = b""
+            while part := self._object.read(65536):
+                plain += part
+        except ssl.SSLWantReadError:
+            pass
+        return plain, self._outgoing.read()
+
+
+def _converse(stream: WebSocket, request: bytes, layer: _Plain) -> bytes:
+    """Send a request once the ports are open; returns what comes back until the end of the answer.
+
+    :raises OSError: there is no answer, or the other side is not who it should be.
+    """
     greeted: set[int] = set()
     raw = b""
     for channel, data in stream.messages():
@@ -258,11 +303,14 @@ def _converse(stream: WebSocket, request: bytes) -> bytes:
             greeted.add(channel)
             data = data[2:]
             if greeted == {DATA, PROBLEM}:
-                stream.send(DATA, request)
+                stream.send(DATA, layer.begin(request))
         if channel == PROBLEM and data:
             raise ConnectionError(data.decode(errors="replace").strip())
-        if channel == DATA:
-            raw += data
+        if channel == DATA and data:
+            plain, reply = layer.receive(data)
+            if reply:
+                stream.send(DATA, reply)
+            raw += plain
             if _is_complete(raw):
                 break
     if not raw:

@@ -335,12 +335,38 @@ def test_elasticsearch_begins_one_cluster(replicas: int, names: str, seeds: str)
     settings = {variable["name"]: variable.get("value") for variable in server["env"]}
     # They would begin a cluster, or look for one, each in its own way.
     assert not settings.keys() & {"discovery.type", "discovery.seed_hosts", "cluster.initial_master_nodes"}
-    tls = "xpack.security.transport.ssl."
-    assert (settings[f"{tls}enabled"], settings[f"{tls}verification_mode"]) == ("true", "certificate")
-    (mount,) = [item["mountPath"] for item in server["volumeMounts"] if item["name"] == "transport"]
-    files = {"key": "tls.key", "certificate": "tls.crt", "certificate_authorities": "ca.crt"}
-    for name, file in files.items():
-        assert f"/usr/share/elasticsearch/config/{settings[tls + name]}" == f"{mount}/{file}"
+    (mount,) = [item["mountPath"] for item in server["volumeMounts"] if item["name"] == "tls"]
+    for port in ("http", "transport"):
+        tls = f"xpack.security.{port}.ssl."
+        assert settings[f"{tls}enabled"] == "true"
+        for name, file in {"key": "tls.key", "certificate": "tls.crt"}.items():
+            assert f"/usr/share/elasticsearch/config/{settings[tls + name]}" == f"{mount}/{file}"
+    assert settings[f"{tls}verification_mode"] == "certificate"
+    assert f"/usr/share/elasticsearch/config/{settings[f'{tls}certificate_authorities']}" == f"{mount}/ca.crt"
+
+
+def test_clients_of_elasticsearch_have_its_authority_and_no_key() -> None:
+    sets = list(rendering.render_inventory("local", platform_backups=True))
+    (settings,) = [item.body["data"] for item in manifests(sets, "ConfigMap") if item.name == "citadelbuy-config"]
+    assert settings["ELASTICSEARCH_URL"] == "https://elasticsearch:9200"
+    clients = {
+        ("citadelbuy-api", "api"): ("NODE_EXTRA_CA_CERTS", "postgres-tls"),
+        ("elasticsearch", "exporter"): ("", "elasticsearch-tls"),
+        ("elasticsearch-backup", "backup"): ("ELASTICSEARCH_CA_FILE", "elasticsearch-tls"),
+    }
+    for manifest in manifests(sets, *RUNNING):
+        pod = pod_template(manifest.body)["spec"]
+        for container in pod["containers"]:
+            if (client := (manifest.name, container["name"])) not in clients:
+                continue
+            variable, secret = clients.pop(client)
+            mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
+            assert "tls" not in mounts
+            (volume,) = [item["secret"] for item in pod["volumes"] if item["name"] == "authority"]
+            assert (volume["secretName"], [item["path"] for item in volume["items"]]) == (secret, ["ca.crt"])
+            environment = {item["name"]: item.get("value") for item in container["env"]} if variable else {}
+            assert environment.get(variable) == (f"{mounts['authority']}/ca.crt" if variable else None)
+    assert clients == {}
 
 
 # The numbers of the reference document.

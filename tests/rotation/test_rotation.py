@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,10 +104,15 @@ def accepted(values: dict[str, str]) -> dict[str, bool]:
     )
     search = json.loads(kubectl("get", "pod", "elasticsearch-0", "-o", "json"))["status"]["podIP"]
     login = f'user = "{values["ELASTICSEARCH_USERNAME"]}:{values["ELASTICSEARCH_PASSWORD"]}"\n'
-    ask = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--config", "-", f"http://{search}:9200/"]
-    reply = subprocess.run(
-        ["ip", "netns", "exec", NODE, *ask], input=login, capture_output=True, text=True, check=True
-    ).stdout
+    authority = json.loads(kubectl("get", "secret", "elasticsearch-tls", "-o", "json"))["data"]["ca.crt"]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(base64.b64decode(authority))
+        file.flush()
+        place = ["--cacert", file.name, "--resolve", f"elasticsearch:9200:{search}", "https://elasticsearch:9200/"]
+        ask = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--config", "-", *place]
+        reply = subprocess.run(
+            ["ip", "netns", "exec", NODE, *ask], input=login, capture_output=True, text=True, check=True
+        ).stdout
     return {
         "DATABASE_PASSWORD": database(values["DATABASE_USER"], "DATABASE_PASSWORD"),
         "DATABASE_SUPERUSER_PASSWORD": database("postgres", "DATABASE_SUPERUSER_PASSWORD"),

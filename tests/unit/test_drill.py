@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.action.drill import named
-from ansible_collections.citadelbuy.platform.plugins.module_utils import drill_faults
+from ansible_collections.citadelbuy.platform.plugins.module_utils import drill_faults, drill_writer
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill import Drill, Round, table
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import NODE, Drain, Nodes
@@ -127,6 +127,28 @@ def test_a_drain_that_a_budget_refuses_names_the_pod_and_is_undone(
     finally:
         for name in ("drained", "cordoned-by-hand"):
             cluster.request("DELETE", NODE.path(None, name))
+
+
+def test_a_writer_that_does_not_begin_is_not_left_behind(cluster, namespace, deploy, monkeypatch):
+    one = drill(cluster, namespace)
+    found = {}
+    one.fault.node = "node2"
+    monkeypatch.setattr(drill_writer, "START", 1)
+    monkeypatch.setattr(one, "_choose", lambda: "postgres-0")
+    monkeypatch.setattr(one.store, "writer", lambda: {"image": "postgres:1", "env": [], "secrets": []})
+    writes = one.writer._writes
+    monkeypatch.setattr(
+        one.writer, "_writes", lambda: found.update(cluster.get(POD, namespace, "drill-writer")) or writes()
+    )
+    with pytest.raises(EngineError, match="drill-writer has not written after 1 s, and has told nothing"):
+        one.round()
+    assert cluster.get(POD, namespace, "drill-writer") is None
+    # Whom it trusts, as the store's clients.
+    [container] = found["spec"]["containers"]
+    assert {"name": "DRILL_CA_FILE", "value": "/etc/citadelbuy/authority/postgres/ca.crt"} in container["env"]
+    [authority] = [volume["secret"] for volume in found["spec"]["volumes"] if volume["name"] == "authority"]
+    assert authority["secretName"] == "postgres-tls"
+    assert [item["key"] for item in authority["items"]] == ["ca.crt"]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import http.client
 import json
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,15 +73,20 @@ TEMPLATES = ("component_template", "index_template")
 class Server:
     """An Elasticsearch, by one connection that is kept."""
 
-    def __init__(self, url: str, user_file: str = "", password_file: str = "") -> None:
+    def __init__(self, url: str, user_file: str = "", password_file: str = "", ca_file: str = "") -> None:
         """Nothing is sent.
 
-        :param url: as `http://HOST:PORT`.
+        :param url: as `https://HOST:PORT`.
         :param user_file: may not be there: then it is elastic.
         :param password_file: empty: nobody asks for one. Both are read for each request, as they follow their Secret.
+        :param ca_file: the authority that has signed its certificate; empty: a well-known one.
         """
         self.url, self._user, self._password = url, user_file, password_file
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=ANSWER)
+        place = urlsplit(url)
+        self._connection = http.client.HTTPConnection(place.netloc, timeout=ANSWER)
+        if place.scheme == "https":
+            context = ssl.create_default_context(cafile=ca_file or None)
+            self._connection = http.client.HTTPSConnection(place.netloc, timeout=ANSWER, context=context)
 
     def ask(self, method: str, path: str, body: Body | bytes | None = None, missing: bool = False) -> Any:
         """What it answers; nothing where what is asked for is not there, and may be missing.
@@ -114,9 +120,8 @@ class Server:
 def source() -> Server:
     """The one whose backups are made."""
     get = os.environ.get
-    return Server(
-        os.environ["ELASTICSEARCH_URL"], get("ELASTICSEARCH_USER_FILE", ""), get("ELASTICSEARCH_PASSWORD_FILE", "")
-    )
+    files = (get(f"ELASTICSEARCH_{name}_FILE", "") for name in ("USER", "PASSWORD", "CA"))
+    return Server(os.environ["ELASTICSEARCH_URL"], *files)
 
 
 def take(folder: Path) -> str:

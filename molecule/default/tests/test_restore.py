@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,8 @@ def test_the_database_goes_back_to_a_moment_and_returns(play, restore: Restore, 
 def test_an_index_goes_back_to_a_backup_and_returns(play, restore: Restore, kubectl: Kubectl) -> None:
     secret = kubectl("get", "secret", "citadelbuy-secrets", "--namespace", "citadelbuy", "--output", "json")["data"]
     user, password = (base64.b64decode(secret[f"ELASTICSEARCH_{key}"]).decode() for key in ("USERNAME", "PASSWORD"))
+    authority = kubectl("get", "secret", "elasticsearch-tls", "--namespace", "citadelbuy", "--output", "json")["data"]
+    context = ssl.create_default_context(cadata=base64.b64decode(authority["ca.crt"]).decode())
     login = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
     store = ("-e", "restore_stores=elasticsearch")
 
@@ -64,8 +67,9 @@ def test_an_index_goes_back_to_a_backup_and_returns(play, restore: Restore, kube
         headers = {"Authorization": login, "Content-Type": "application/json"}
         with forwarded("elasticsearch", 9200, "citadelbuy") as url:
             sent = json.dumps(body).encode() if body else None
-            request = urllib.request.Request(f"{url}/{path}", sent, headers, method=method)
-            return json.load(urllib.request.urlopen(request))
+            place = url.replace("http://127.0.0.1", "https://localhost")
+            request = urllib.request.Request(f"{place}/{path}", sent, headers, method=method)
+            return json.load(urllib.request.urlopen(request, context=context))
 
     def found() -> dict[str, Any]:
         ask("POST", "restored/_refresh")

@@ -2,8 +2,8 @@
 
 `write`: a line a document in LOG (when it was acknowledged in seconds, its number) until the file STOP is there.
 `numbers`: a line a document that the index has. `forget` deletes the index. DRILL_HOST says where, DRILL_OWNER who,
-unless DRILL_SECRETS, a folder with ELASTICSEARCH_PASSWORD, has ELASTICSEARCH_USERNAME; DRILL_RATE is the documents a
-second to come to, by DRILL_CONNECTIONS connections.
+unless DRILL_SECRETS, a folder with ELASTICSEARCH_PASSWORD, has ELASTICSEARCH_USERNAME; DRILL_CA_FILE is whom it trusts;
+DRILL_RATE is the documents a second to come to, by DRILL_CONNECTIONS connections.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import http.client
 import itertools
 import json
 import os
+import ssl
 import sys
 import threading
 import time
@@ -39,7 +40,8 @@ class Client:
             "Content-Type": "application/json",
             "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
         }
-        self.connection = http.client.HTTPConnection(os.environ["DRILL_HOST"], 9200, timeout=timeout)
+        context = ssl.create_default_context(cafile=os.environ["DRILL_CA_FILE"])
+        self.connection = http.client.HTTPSConnection(os.environ["DRILL_HOST"], 9200, timeout=timeout, context=context)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Status and answer.

@@ -1,9 +1,12 @@
 // The server accepts an interceptor of REST requests from packages below org.elasticsearch.xpack alone.
 package org.elasticsearch.xpack.citadelbuy;
 
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.util.Collection;
 import java.util.List;
 import java.util.Map;
+import java.util.function.BiConsumer;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
 import org.elasticsearch.ElasticsearchSecurityException;
@@ -18,9 +21,14 @@ import org.elasticsearch.common.settings.IndexScopedSettings;
 import org.elasticsearch.common.settings.Setting;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
+import org.elasticsearch.common.ssl.SslClientAuthenticationMode;
+import org.elasticsearch.common.util.BigArrays;
 import org.elasticsearch.common.util.PageCacheRecycler;
 import org.elasticsearch.common.util.concurrent.ThreadContext;
 import org.elasticsearch.features.NodeFeature;
+import org.elasticsearch.http.HttpPreRequest;
+import org.elasticsearch.http.HttpServerTransport;
+import org.elasticsearch.http.netty4.Netty4HttpServerTransport;
 import org.elasticsearch.indices.breaker.CircuitBreakerService;
 import org.elasticsearch.plugins.NetworkPlugin;
 import org.elasticsearch.plugins.Plugin;
@@ -28,13 +36,22 @@ import org.elasticsearch.plugins.interceptor.RestServerActionPlugin;
 import org.elasticsearch.rest.RestController;
 import org.elasticsearch.rest.RestHandler;
 import org.elasticsearch.rest.RestInterceptor;
+import org.elasticsearch.rest.RestRequest;
 import org.elasticsearch.rest.RestResponse;
 import org.elasticsearch.rest.RestStatus;
+import org.elasticsearch.telemetry.tracing.Tracer;
 import org.elasticsearch.threadpool.ThreadPool;
 import org.elasticsearch.transport.Transport;
+import org.elasticsearch.transport.netty4.SharedGroupFactory;
+import org.elasticsearch.transport.netty4.TLSConfig;
+import org.elasticsearch.xcontent.NamedXContentRegistry;
 
-/** Asks every REST request for a user and its password, changes passwords, answers GET /, and has members talk by TLS. */
+/** Asks every REST request for a user and its password, changes passwords, answers GET /, and has clients and members talk by TLS. */
 public final class RestPlugin extends Plugin implements RestServerActionPlugin, NetworkPlugin {
+    private static final String TYPE = "citadelbuy-tls"; // of the transport, and of HTTP
+    private final Tls transport = Tls.of("transport", SslClientAuthenticationMode.REQUIRED, System.getenv());
+    private final Tls http = Tls.of("http", SslClientAuthenticationMode.NONE, System.getenv());
+    private SharedGroupFactory groups;
     private ClusterService clusterService;
     private final Users users = users(System.getenv()); // null where anybody may ask
 
@@ -52,21 +69,59 @@ public final class RestPlugin extends Plugin implements RestServerActionPlugin, 
 
     @Override
     public Settings additionalSettings() {
-        return TlsTransport.wanted(System.getenv())
-            ? Settings.builder().put(NetworkModule.TRANSPORT_TYPE_KEY, TlsTransport.NAME).build() : Settings.EMPTY;
+        Settings.Builder settings = Settings.builder();
+        if (transport != null) {
+            settings.put(NetworkModule.TRANSPORT_TYPE_KEY, TYPE);
+        }
+        if (http != null) {
+            settings.put(NetworkModule.HTTP_TYPE_KEY, TYPE);
+        }
+        return settings.build();
+    }
+
+    /** The threads that members and clients have in common. */
+    private synchronized SharedGroupFactory groups(Settings settings) {
+        if (groups == null) {
+            groups = new SharedGroupFactory(settings);
+        }
+        return groups;
     }
 
     @Override
     public Map<String, Supplier<Transport>> getTransports(
         Settings settings, ThreadPool threads, PageCacheRecycler recycler, CircuitBreakerService breaker,
         NamedWriteableRegistry registry, NetworkService network) {
-        return Map.of(TlsTransport.NAME,
-            () -> new TlsTransport(settings, threads, network, recycler, registry, breaker, System.getenv()));
+        return Map.of(TYPE,
+            () -> new TlsTransport(settings, threads, network, recycler, registry, breaker, groups(settings), transport));
+    }
+
+    @Override
+    public Map<String, Supplier<HttpServerTransport>> getHttpTransports(
+        Settings settings, ThreadPool threads, BigArrays arrays, PageCacheRecycler recycler, CircuitBreakerService breaker,
+        NamedXContentRegistry registry, NetworkService network, HttpServerTransport.Dispatcher dispatcher,
+        BiConsumer<HttpPreRequest, ThreadContext> perRequest, ClusterSettings clusterSettings, Tracer tracer) {
+        return Map.of(TYPE, () -> new Netty4HttpServerTransport(settings, network, threads, registry, dispatcher,
+            clusterSettings, groups(settings), tracer,
+            new TLSConfig(http.configuration(), (configuration, host, port) -> http.engine(false)), null, null) {
+            @Override
+            protected void populatePerRequestThreadContext(RestRequest request, ThreadContext context) {
+                perRequest.accept(request.getHttpRequest(), context);
+            }
+        });
     }
 
     @Override
     public Collection<?> createComponents(PluginServices services) {
         clusterService = services.clusterService();
+        for (Tls tls : new Tls[] { transport, http }) {
+            if (tls != null) {
+                try {
+                    tls.follow(services.resourceWatcherService());
+                } catch (IOException error) {
+                    throw new UncheckedIOException(error);
+                }
+            }
+        }
         return List.of();
     }
 
