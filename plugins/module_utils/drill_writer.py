@@ -26,6 +26,7 @@ Body = dict[str, Any]
 NETWORK_POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", True)
 NAME = "drill-writer"
 LABELS = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/component": "drill"}
+AUTHORITY = "/etc/citadelbuy/authority/{store}"  # folder with what it knows the store by
 START = 60  # seconds until it writes
 ASKED = 60  # seconds for a question to it
 PAUSE = 0.3
@@ -87,6 +88,7 @@ class Writer:
             {"secret": {"name": "citadelbuy-secrets", "items": [{"key": key, "path": key}], "optional": True}}
             for key in spec["secrets"]
         ]
+        authority = AUTHORITY.format(store=store)
         container = {
             "name": "writer",
             "image": spec["image"],
@@ -95,7 +97,7 @@ class Writer:
             "env": [
                 *spec["env"],
                 {"name": "DRILL_SECRETS", "value": "/etc/citadelbuy/secrets"},
-                {"name": "DRILL_CA_FILE", "value": f"/etc/citadelbuy/authority/{store}/ca.crt"},
+                {"name": "DRILL_CA_FILE", "value": f"{authority}/ca.crt"},
             ],
             "resources": {
                 "requests": {"cpu": "10m", "memory": "48Mi", "ephemeral-storage": "16Mi"},
@@ -109,7 +111,7 @@ class Writer:
             "volumeMounts": [
                 {"name": "work", "mountPath": "/work"},
                 {"name": "secrets", "mountPath": "/etc/citadelbuy/secrets", "readOnly": True},
-                {"name": "authority", "mountPath": f"/etc/citadelbuy/authority/{store}", "readOnly": True},
+                {"name": "authority", "mountPath": authority, "readOnly": True},
             ],
         }
         body = {

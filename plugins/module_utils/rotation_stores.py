@@ -26,6 +26,7 @@ Body = dict[str, Any]
 POD = Resource("v1", "Pod", "pods", True)
 STATEFUL_SET = Resource("apps/v1", "StatefulSet", "statefulsets", True)
 FILES = "/etc/citadelbuy/secrets"  # where the stores' containers have their Secrets' keys as files
+CERTIFICATE = "/etc/citadelbuy/tls"  # where they have their certificate, and its authority's
 NUDGE = "citadelbuy.io/secrets-read-at"  # a changed annotation makes the kubelet look at a pod's volumes at once
 PAUSE = 0.5  # seconds between looks
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,52}")
@@ -204,8 +205,9 @@ class Database(Store):
         pod = self._primary()
         # By the pod's own address: the images' rules let localhost in without a password, some of them.
         script = (
-            'PGPASSWORD=$(head -c "$1"); export PGPASSWORD; '
-            'if answer=$(psql -X -A -t -h "$3" -U "$2" -d postgres -c "SELECT 1" 2>&1); then echo yes; '
+            'PGPASSWORD=$(head -c "$1"); export PGPASSWORD PGSSLMODE=verify-full '
+            f"PGSSLROOTCERT={CERTIFICATE}/ca.crt PGHOST=postgres PGHOSTADDR=$3; "
+            'if answer=$(psql -X -A -t -U "$2" -d postgres -c "SELECT 1" 2>&1); then echo yes; '
             'else case $answer in *"authentication failed"*) echo no;; *) echo "$answer" >&2; exit 1;; esac; fi'
         )
         return self.run(pod, script, value, user, pod["status"]["podIP"]).strip() == "yes"

@@ -48,7 +48,7 @@ begun=$(date +%s%N)
 pgbackrest restore --archive-mode=off
 echo $((($(date +%s%N) - begun) / 1000000))
 pg_ctl start --silent --wait --timeout={LIMIT} --log="${{PGDATA%/*}}/server.log" \\
-    --options="-c listen_addresses= -c unix_socket_directories=/var/run/postgresql -c logging_collector=off"
+    --options="-c listen_addresses= -c unix_socket_directories=/var/run/postgresql -c ssl=off -c logging_collector=off"
 until psql -X -qAt -h /var/run/postgresql -U postgres -d postgres -c 'SELECT pg_is_in_recovery()' | grep -qx f
 do sleep 0.1; done
 """

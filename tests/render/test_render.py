@@ -304,6 +304,47 @@ def test_postgres_with_and_without_patroni(patroni: bool) -> None:
     assert services["postgres"]["ports"][0]["name"] == "postgresql"
 
 
+@pytest.mark.parametrize("patroni", [True, False])
+def test_postgres_lets_the_network_in_by_tls_alone(patroni: bool) -> None:
+    sets = list(rendering.render_inventory("local", ["postgres"], postgres_patroni_enabled=patroni))
+    (stateful_set,) = manifests(sets, "StatefulSet")
+    pod = pod_template(stateful_set.body)
+    server, exporter = pod["spec"]["containers"]
+    (files,) = [volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "tls"]
+    assert files == {"secretName": "postgres-tls", "defaultMode": 0o440}
+    (folder,) = [mount["mountPath"] for mount in server["volumeMounts"] if mount["name"] == "tls"]
+    assert "tls" not in [mount["name"] for mount in exporter["volumeMounts"]]
+    followed = "Secret/postgres-tls" in pod["metadata"]["annotations"]["citadelbuy.io/not-rolled-by"]
+    environment = {item["name"]: item.get("value") for item in server["env"]}
+    rules = {item.name: item.body["data"]["pg_hba.conf"].split("\n") for item in manifests(sets, "ConfigMap")}
+    if patroni:
+        assert followed
+        assert environment["POSTGRES_CERTIFICATE"] == folder
+        assert {server[f"{kind}Probe"]["httpGet"]["scheme"] for kind in ("startup", "readiness", "liveness")} == {
+            "HTTPS"
+        }
+        assert not rules
+    else:  # the official image reads a new certificate when it starts
+        assert not followed
+        assert {"ssl=on", f"ssl_cert_file={folder}/tls.crt", f"ssl_key_file={folder}/tls.key"} <= set(server["args"])
+        assert [rule.split()[0] for rule in rules["postgres-access"] if rule] == ["local", "hostssl"]
+
+
+def test_the_applications_know_the_datastores_by_their_authority() -> None:
+    for manifest in manifests(list(rendering.render_inventory("local", ["applications"])), "Deployment", "Job"):
+        pod = pod_template(manifest.body)["spec"]
+        (container,) = pod["containers"]
+        if container["name"] == "web":
+            continue
+        (volume,) = [item["secret"] for item in pod["volumes"] if item["name"] == "authority"]
+        # The key alone: the certificate is renewed, and the key is none of theirs.
+        assert volume == {"secretName": "postgres-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+        (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "authority"]
+        environment = {item["name"]: item.get("value") for item in container["env"]}
+        assert environment["NODE_EXTRA_CA_CERTS"] == environment["PGSSLROOTCERT"] == f"{folder}/ca.crt"
+        assert environment["PGSSLMODE"] == "verify-full"
+
+
 @pytest.mark.parametrize(
     ("size", "limit"),
     [("20Gi", "24Gi"), ("1Gi", "2Gi"), ("100Gi", "120Gi"), ("1.5Ti", "2Ti"), (32212254720, "38654705664")],

@@ -92,8 +92,8 @@ def accepted(values: dict[str, str]) -> dict[str, bool]:
 
     def database(user: str, key: str) -> bool:
         script = (
-            "read -r PGPASSWORD; export PGPASSWORD; "
-            f"psql -X -At -h {pod} -U {user} -d postgres -c 'SELECT 1' 2>/dev/null || true"
+            "read -r PGPASSWORD; export PGPASSWORD PGSSLMODE=verify-full PGSSLROOTCERT=/etc/citadelbuy/tls/ca.crt; "
+            f"psql -X -At 'host=postgres hostaddr={pod} dbname=postgres user={user}' -c 'SELECT 1' 2>/dev/null || true"
         )
         words = ("exec", "-i", "postgres-0", "-c", "postgres", "--", "sh", "-c", script)
         return kubectl(*words, stdin=values[key] + "\n").strip() == "1"

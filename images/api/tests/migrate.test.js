@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
@@ -66,4 +66,39 @@ test('it waits for a server that is not there yet', async () => {
   await stores.postgres.start();
   assert.deepEqual(await running, []);
   assert.match(lines[0], /waiting for PostgreSQL/);
+});
+
+test('a server that lets nobody in without TLS is known by its authority and its name', async () => {
+  const { folder, sql } = stores;
+  const file = (name) => join(folder, name);
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '1'];
+  for (const name of ['authority', 'other']) {
+    execFileSync('openssl', ['req', '-x509', ...key, '-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.crt`)], { stdio: 'pipe' });
+  }
+  execFileSync('openssl', ['req', ...key.slice(0, 5), '-subj', '/CN=postgres', '-keyout', file('tls.key'), '-out', file('tls.csr')], { stdio: 'pipe' });
+  const certify = (name) => {
+    writeFileSync(file('names'), `subjectAltName=DNS:${name}`);
+    execFileSync('openssl', ['x509', '-req', '-days', '1', '-in', file('tls.csr'), '-CA', file('authority.crt'), '-CAkey', file('authority.key'), '-CAcreateserial', '-extfile', file('names'), '-out', file('tls.crt')], { stdio: 'pipe' });
+  };
+  certify('localhost');
+  const { uid, gid } = statSync(file('pgdata'));
+  chownSync(file('tls.key'), uid, gid);
+  await sql(`ALTER SYSTEM SET ssl_cert_file = '${file('tls.crt')}'`);
+  await sql(`ALTER SYSTEM SET ssl_key_file = '${file('tls.key')}'`);
+  await sql('ALTER SYSTEM SET ssl = on');
+  writeFileSync(file('pgdata/pg_hba.conf'), 'hostssl all all all scram-sha-256\n');
+  await sql('SELECT pg_reload_conf()');
+
+  const plain = { ...stores.env, DATABASE_HOST: 'localhost' };
+  const right = { ...plain, PGSSLMODE: 'verify-full', NODE_EXTRA_CA_CERTS: file('authority.crt') };
+  const attempt = async (env) => {
+    const { code, output } = await npmRun(env);
+    return code ? output : 'let in';
+  };
+  assert.match(await attempt(plain), /no pg_hba.conf entry for host .* no encryption/);
+  assert.match(await attempt({ ...right, NODE_EXTRA_CA_CERTS: file('other.crt') }), /unable to verify|certificate/);
+  assert.equal(await attempt(right), 'let in');
+  certify('elsewhere');
+  await sql('SELECT pg_reload_conf()');
+  assert.match(await attempt(right), /does not match certificate's altnames/);
 });

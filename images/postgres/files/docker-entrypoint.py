@@ -4,6 +4,7 @@
 docker-entrypoint.py postgres [-c NAME=VALUE ...]   the server
 docker-entrypoint.py primary [...]                  what Patroni calls to make a primary what it should be
 docker-entrypoint.py reload                         let Patroni use the passwords that the files hold now
+docker-entrypoint.py cluster                        the members as Patroni's API has them, in JSON
 docker-entrypoint.py COMMAND ...                    anything else is run as it is
 """
 
@@ -14,12 +15,14 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +34,9 @@ EXPORTER = "exporter"
 API_PORT = 8008
 API_TIMEOUT = 30
 """Seconds that a new primary may take to have its settings in the cluster's store."""
+
+CERTIFICATE_PAUSE = 10
+"""Seconds between looks at the certificate's files; at the first one Patroni has long learnt to take a signal."""
 
 PGBACKREST = "timeout 30 pgbackrest"
 """It goes on trying for 80 s where it is refused, and as long nobody learns that the archiver fails."""
@@ -125,13 +131,48 @@ def parameters(arguments: list[str]) -> dict[str, Any]:
     return found
 
 
+def certificate() -> Path | None:
+    """Return the folder with the server's tls.crt and tls.key and its authority's ca.crt; None where there is none."""
+    folder = os.environ.get("POSTGRES_CERTIFICATE")
+    return Path(folder) if folder else None
+
+
+def encryption() -> dict[str, str]:
+    """Return the parameters by which the server shows its certificate."""
+    folder = certificate()
+    if folder is None:
+        return {}
+    files = {"ssl_cert_file": f"{folder}/tls.crt", "ssl_key_file": f"{folder}/tls.key"}
+    return {"ssl": "on", "ssl_min_protocol_version": "TLSv1.2"} | files
+
+
+def watch_certificate() -> None:
+    """Have a process beside the server tell it, by SIGHUP, of each new certificate, which it then shows."""
+    folder = certificate()
+    if folder is None or os.fork():
+        return
+    file = folder / "tls.crt"
+    known = file.read_bytes()
+    while True:
+        time.sleep(CERTIFICATE_PAUSE)
+        with suppress(OSError):
+            if (now := file.read_bytes()) != known:
+                known = now
+                print("the certificate is a new one: it is read again", flush=True)
+                os.kill(os.getppid(), signal.SIGHUP)
+
+
 def access_rules() -> list[str]:
-    """Return pg_hba: by password over the network, by user id over the socket, which only this pod reaches."""
+    """Return pg_hba: by password over the network, by user id over the socket, which only this pod reaches.
+
+    With a certificate the network is let in by TLS alone.
+    """
+    network = "hostssl" if certificate() else "host"
     return [
         "local all all peer map=pod",
         f"local replication {REPLICATOR} peer map=pod",
-        "host all all all scram-sha-256",
-        f"host replication {REPLICATOR} all scram-sha-256",
+        f"{network} all all all scram-sha-256",
+        f"{network} replication {REPLICATOR} all scram-sha-256",
     ]
 
 
@@ -169,6 +210,25 @@ def archiving() -> dict[str, Any]:
     return {"archive_mode": "on", "archive_command": ARCHIVE_COMMAND, "archive_timeout": timeout}
 
 
+def verification() -> dict[str, str]:
+    """Return how a member knows another: by the authority, and by the password, which is bound to the connection.
+
+    They call one another by addresses, which no certificate has.
+    """
+    folder = certificate()
+    if folder is None:
+        return {}
+    return {"sslmode": "verify-ca", "sslrootcert": f"{folder}/ca.crt", "channel_binding": "require"}
+
+
+def api_files() -> dict[str, str]:
+    """Return the files by which Patroni's API is spoken to by TLS."""
+    folder = certificate()
+    if folder is None:
+        return {}
+    return {"certfile": f"{folder}/tls.crt", "keyfile": f"{folder}/tls.key", "cafile": f"{folder}/ca.crt"}
+
+
 def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
     """Return Patroni's configuration; what PATRONI_* variables say overrides it."""
     superuser, replicator = passwords()
@@ -181,7 +241,10 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
             "connect_address": f"{host}:{API_PORT}",
             # Reading is open to probes; a switchover or a changed setting needs this.
             "authentication": {"username": "patroni", "password": superuser},
+            **api_files(),
         },
+        # Who is called by address need not have it in the certificate. With files as above, the authority is asked for.
+        "ctl": {"insecure": True},
         "bootstrap": {
             "dcs": {
                 "ttl": int(os.environ.get("POSTGRES_TTL", "20")),
@@ -209,13 +272,15 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
             "bin_dir": "/usr/lib/postgresql/15/bin",
             "pgpass": "/tmp/pgpass",
             "use_unix_socket": True,
-            "use_unix_socket_repl": True,
+            # What other members are asked for, the socket does not have.
+            "use_unix_socket_repl": certificate() is None,
             "authentication": {
                 "superuser": {"username": SUPERUSER, "password": superuser},
-                "replication": {"username": REPLICATOR, "password": replicator},
+                "replication": {"username": REPLICATOR, "password": replicator} | verification(),
+                "rewind": {"username": SUPERUSER, "password": superuser} | verification(),
             },
             # In force when it starts. Of max_connections and a few more, Patroni heeds the cluster's settings alone.
-            "parameters": parameters(arguments) | {"unix_socket_directories": SOCKETS} | archiving(),
+            "parameters": parameters(arguments) | {"unix_socket_directories": SOCKETS} | encryption() | archiving(),
             "pg_hba": access_rules(),
             "pg_ident": socket_users(SUPERUSER, REPLICATOR, identifier("POSTGRES_USER", SUPERUSER)),
             "basebackup": [{"checkpoint": "fast"}],
@@ -229,6 +294,7 @@ def run_patroni(arguments: list[str]) -> NoReturn:
     CONFIGURATION.touch(mode=0o600)
     CONFIGURATION.write_text(json.dumps(patroni_configuration(arguments), indent=2))
     Path(required("PGDATA")).parent.mkdir(parents=True, exist_ok=True)
+    watch_certificate()
     os.execvp("patroni", ["patroni", str(CONFIGURATION)])
 
 
@@ -237,8 +303,9 @@ def reload() -> None:
     configuration = json.loads(CONFIGURATION.read_text())
     superuser, replicator = passwords()
     configuration["restapi"]["authentication"]["password"] = superuser
-    configuration["postgresql"]["authentication"]["superuser"]["password"] = superuser
-    configuration["postgresql"]["authentication"]["replication"]["password"] = replicator
+    users = configuration["postgresql"]["authentication"]
+    users["superuser"]["password"] = users["rewind"]["password"] = superuser
+    users["replication"]["password"] = replicator
     new = CONFIGURATION.with_suffix(".new")
     new.touch(mode=0o600)
     new.write_text(json.dumps(configuration, indent=2))
@@ -259,16 +326,19 @@ def changes(live: dict[str, Any], wanted: dict[str, Any], owned: bool = False) -
     return patch | ({name: None for name in live if name not in wanted} if owned else {})
 
 
-def call_api(method: str, body: dict[str, Any] | None, login: dict[str, str]) -> dict[str, Any]:
-    """Call Patroni's /config in this container."""
+def call_api(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Call Patroni's API in this container."""
+    api = json.loads(CONFIGURATION.read_text())["restapi"]
+    login = api["authentication"]
     token = b64encode(f"{login['username']}:{login['password']}".encode()).decode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{API_PORT}/config",
+        f"{'https' if 'cafile' in api else 'http'}://localhost:{API_PORT}{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    trusted = ssl.create_default_context(cafile=api["cafile"]) if "cafile" in api else None
+    with urllib.request.urlopen(request, timeout=5, context=trusted) as answer:
         return json.load(answer)
 
 
@@ -291,19 +361,18 @@ def converge_primary(arguments: list[str]) -> None:
     psql(SUPERUSER, DATABASE_SQL, role=owner, database=identifier("POSTGRES_DB", owner))
     if event == "post_init":
         return
-    configuration = json.loads(CONFIGURATION.read_text())
-    login, wanted = configuration["restapi"]["authentication"], configuration["bootstrap"]["dcs"]
+    wanted = json.loads(CONFIGURATION.read_text())["bootstrap"]["dcs"]
     deadline = time.monotonic() + API_TIMEOUT
     while True:
         try:
-            patch = changes(call_api("GET", None, login), wanted)
+            patch = changes(call_api("GET", "/config"), wanted)
             if patch:
-                call_api("PATCH", patch, login)
+                call_api("PATCH", "/config", patch)
                 print(f"the cluster's settings were changed: {json.dumps(patch)}", flush=True)
             return
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
-                fail(f"Patroni on 127.0.0.1:{API_PORT} does not take the cluster's settings: {error}")
+                fail(f"Patroni on localhost:{API_PORT} does not take the cluster's settings: {error}")
             time.sleep(1)
 
 
@@ -340,7 +409,8 @@ def run_alone(arguments: list[str]) -> NoReturn:
     data = Path(required("PGDATA"))
     if not (data / "PG_VERSION").exists():
         make_data(data)
-    settings = {"listen_addresses": "*", "unix_socket_directories": SOCKETS} | parameters(arguments)
+    settings = {"listen_addresses": "*", "unix_socket_directories": SOCKETS} | parameters(arguments) | encryption()
+    watch_certificate()
     words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     server = subprocess.Popen(["postgres", "-D", str(data), *words])
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -358,6 +428,8 @@ def main() -> None:
         converge_primary(arguments)
     elif command == "reload":
         reload()
+    elif command == "cluster":
+        print(json.dumps(call_api("GET", "/cluster")))
     elif command != "postgres":
         os.execvp(command, [command, *arguments])
     elif os.environ.get("PATRONI_SCOPE"):

@@ -37,9 +37,9 @@ def program() -> str:
 
 @contextlib.contextmanager
 def forwarded(service: str, port: int, namespace: str = MONITORING) -> Iterator[str]:
-    """A URL that leads to a port of a Service."""
+    """A URL that leads to a port of a Service, or of what has its kind before its name, as `pod/postgres-0`."""
     place = [f"--kubeconfig={KUBECONFIG}", f"--namespace={namespace}"]
-    command = [program(), *place, "port-forward", f"service/{service}", f":{port}"]
+    command = [program(), *place, "port-forward", service if "/" in service else f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             line = process.stdout.readline()

@@ -2,8 +2,8 @@
 
 `write`: a line a row in LOG (when it was acknowledged in seconds, its number, the timeline) until the file STOP is
 there. `numbers`: a line a row that the database has. DRILL_HOST, DRILL_DATABASE, DRILL_OWNER say where and who;
-DRILL_SECRETS is a folder with DATABASE_PASSWORD and, where another logs in, DATABASE_USER; DRILL_RATE is the rows a
-second to come to, by DRILL_CONNECTIONS connections.
+DRILL_SECRETS is a folder with DATABASE_PASSWORD and, where another logs in, DATABASE_USER; DRILL_CA_FILE has the
+authority that the server is known by; DRILL_RATE is the rows a second to come to, by DRILL_CONNECTIONS connections.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def connect() -> psycopg2.extensions.connection:
         dbname=os.environ["DRILL_DATABASE"],
         user=login.read_text().strip() if login.exists() else os.environ["DRILL_OWNER"],
         password=(secrets / "DATABASE_PASSWORD").read_text().strip(),
+        sslmode="verify-full",
+        sslrootcert=os.environ["DRILL_CA_FILE"],
         application_name="drill",
         target_session_attrs="read-write",
         connect_timeout=2,
