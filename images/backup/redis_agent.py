@@ -7,6 +7,8 @@ slice the first member. The slice is the only memory: nothing on a volume has an
 A member's `replica-priority` is 0 from its start until it has followed the master, and again once it is to end:
 Sentinel promotes none with 0. So a server that has come back with old data is not promoted while one lives that has the
 newest.
+
+Others are reached by TLS, the servers beside by their sockets.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import redis_tls
 
 Info = dict[str, Any]
+Place = tuple[str, int] | Path
+"""Address and port of another's server, or the socket of one beside."""
+
 NAME = "redis"
 """Of the master for Sentinel, of the Service and of the EndpointSlice."""
 
@@ -74,9 +80,15 @@ class Member:
 class Links:
     """Connections to members; each password that is valid during a rotation is tried."""
 
-    def __init__(self, secrets: Path) -> None:
-        self.secrets = secrets
-        self.clients: dict[tuple[str, int, str], redis.Redis] = {}
+    def __init__(self, secrets: Path, authority: Path, name: str) -> None:
+        """Nothing is sent.
+
+        :param secrets: folder with the passwords.
+        :param authority: file with the certificate that the members' is signed by.
+        :param name: one of those in the members' certificate.
+        """
+        self.secrets, self.authority, self.name = secrets, authority, name
+        self.clients: dict[tuple[Place, str], redis.Redis] = {}
 
     def passwords(self) -> list[str]:
         """The one in use, then those that a rotation has under way."""
@@ -86,30 +98,33 @@ class Links:
             found += accepted.read_text().split("\n")
         return list(dict.fromkeys(value for value in found if value))
 
-    def ask(self, address: str, port: int, *command: Any) -> Any:
+    def ask(self, place: Place, *command: Any) -> Any:
         """The answer to a command.
 
         :raises redis.RedisError: there is none, or it is an error.
         """
         refused: redis.RedisError | None = None
         for password in self.passwords():
-            key = (address, port, password)
+            key = (place, password)
             if key not in self.clients:
-                self.clients[key] = redis.Redis(
-                    host=address,
-                    port=port,
-                    password=password,
-                    socket_timeout=ANSWER,
-                    socket_connect_timeout=ANSWER,
-                    decode_responses=True,
-                    client_name="redis-agent",
-                )
+                self.clients[key] = self._client(place, password)
             try:
                 return self.clients[key].execute_command(*command)
             except redis.AuthenticationError as error:
                 self.clients.pop(key).close()
                 refused = error
         raise refused or redis.AuthenticationError("REDIS_PASSWORD is empty")
+
+    def _client(self, place: Place, password: str) -> redis.Redis:
+        common = {
+            "password": password,
+            "socket_timeout": ANSWER,
+            "decode_responses": True,
+            "client_name": "redis-agent",
+        }
+        if isinstance(place, Path):
+            return redis.Redis(unix_socket_path=str(place), **common)
+        return redis_tls.client(*place, self.authority, self.name, socket_connect_timeout=ANSWER, **common)
 
 
 class Slice:
@@ -193,22 +208,24 @@ class Agent:
 
     # Questions
 
+    def server(self, member: Member) -> Place:
+        """Of a member."""
+        return self.run / "redis.sock" if member == self.me else (member.address, member.port)
+
+    def sentinel(self, member: Member) -> Place:
+        """Of a member."""
+        return self.run / "sentinel.sock" if member == self.me else (member.address, member.sentinel)
+
     def own(self, *command: Any) -> Any:
         """An answer of this member's server."""
-        return self.links.ask(self.local, self.me.port, *command)
-
-    @property
-    def local(self) -> str:
-        """The server beside."""
-        return NOWHERE
+        return self.links.ask(self.server(self.me), *command)
 
     def votes(self) -> dict[Member, str | None]:
         """Whose address each sentinel names: empty where it knows none, None where it does not answer."""
 
         def ask(member: Member) -> str | None:
-            address = self.local if member == self.me else member.address
             try:
-                found = self.links.ask(address, member.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+                found = self.links.ask(self.sentinel(member), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
             except redis.RedisError:
                 return None
             return f"{found[0]}:{found[1]}" if found else ""
@@ -226,7 +243,7 @@ class Agent:
     def look(self, member: Member) -> Info | None:
         """INFO of a server; None where it does not answer, and empty where nothing listens."""
         try:
-            return self.links.ask(self.local if member == self.me else member.address, member.port, "INFO")
+            return self.links.ask(self.server(member), "INFO")
         except redis.TimeoutError:
             return None
         except redis.ConnectionError:
@@ -275,22 +292,20 @@ class Agent:
     def yield_to(self, heir: Member) -> None:
         """Have all sentinels watch another one; they know no replica of a master that has never been one."""
         for member in self.members:
-            address = self.local if member == self.me else member.address
             try:
-                self.links.ask(address, member.sentinel, "SENTINEL", "REMOVE", NAME)
+                self.links.ask(self.sentinel(member), "SENTINEL", "REMOVE", NAME)
                 self.introduce(heir, member)
             except redis.RedisError as error:
                 self._say(f"the sentinel of {member.name} does not watch {heir.name}: {error}")
 
     def introduce(self, leader: Member, member: Member) -> None:
         """Tell the sentinel of a member whom to watch."""
-        address = self.local if member == self.me else member.address
         quorum = len(self.members) // 2 + 1
         password = self.links.passwords()[0]
         words = [word for pair in self.settings.items() for word in pair]
 
         def tell(*command: Any) -> None:
-            self.links.ask(address, member.sentinel, "SENTINEL", *command)
+            self.links.ask(self.sentinel(member), "SENTINEL", *command)
 
         tell("CONFIG", "SET", "announce-ip", member.address)
         tell("CONFIG", "SET", "announce-port", member.sentinel)
@@ -356,22 +371,21 @@ class Agent:
             return
         known = []
         for member in self.members:
-            address = self.local if member == self.me else member.address
             try:
-                master = pairs(self.links.ask(address, member.sentinel, "SENTINEL", "MASTER", NAME))
-                rows = [pairs(row) for row in self.links.ask(address, member.sentinel, "SENTINEL", "REPLICAS", NAME)]
+                master = pairs(self.links.ask(self.sentinel(member), "SENTINEL", "MASTER", NAME))
+                rows = [pairs(row) for row in self.links.ask(self.sentinel(member), "SENTINEL", "REPLICAS", NAME)]
             except redis.RedisError:
                 continue
             if (master["ip"], int(master["port"])) != (self.me.address, self.me.port):
                 continue  # it would replace the new one
             seen = {(row["ip"], int(row["port"])): int(row["slave-repl-offset"]) for row in rows}
-            known.append((int(master["config-epoch"]), member != self.me, address, member, seen))
-        for _epoch, _other, address, member, seen in sorted(known, key=lambda item: item[:2], reverse=True):
+            known.append((int(master["config-epoch"]), member != self.me, member, seen))
+        for _epoch, _other, member, seen in sorted(known, key=lambda item: item[:2], reverse=True):
             wanted = {(other.address, other.port): offset for other, offset in offsets.items()}
             if len(set(wanted.values())) > 1 and wanted.items() - seen.items():
                 return
             try:
-                self.links.ask(address, member.sentinel, "SENTINEL", "FAILOVER", NAME)
+                self.links.ask(self.sentinel(member), "SENTINEL", "FAILOVER", NAME)
             except redis.RedisError as error:
                 self.say(f"the sentinel of {member.name} does not fail over: {error}")
                 if not str(error).startswith("INPROG"):
@@ -456,7 +470,7 @@ class Agent:
             leader = leader or next((member for member in self.others if follows(info, member)), None)
             if leader in (None, self.me) or info["master_link_status"] != "up":
                 return True
-            return bool(int(self.links.ask(leader.address, leader.port, "CONFIG", "GET", "replica-priority")[1]))
+            return bool(int(self.links.ask(self.server(leader), "CONFIG", "GET", "replica-priority")[1]))
         if leader not in (None, self.me):
             self.become_replica(leader, info)
             self.own("CLIENT", "UNPAUSE")
@@ -520,8 +534,9 @@ def main() -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
     name, number = os.environ["REDIS_MEMBER"], int(os.environ["REDIS_MEMBERS"])
-    links, run = Links(Path(os.environ["REDIS_SECRETS"])), Path(os.environ["REDIS_RUN"])
-    record = Slice(name, os.environ["POD_IP"])
+    record, run = Slice(name, os.environ["POD_IP"]), Path(os.environ["REDIS_RUN"])
+    authority = Path(os.environ["REDIS_CA_FILE"])
+    links = Links(Path(os.environ["REDIS_SECRETS"]), authority, f"{NAME}.{record.namespace}.svc")
     # The short name is the pod itself where the pod has it.
     members = [Member(f"{NAME}-{index}", resolve(f"{NAME}-{index}.{record.namespace}.svc")) for index in range(number)]
     me = next(member for member in members if member.name == name)

@@ -34,7 +34,7 @@ def sql(text: str) -> str:
 
 def redis(command: str) -> str:
     """An answer of Redis."""
-    login = f"REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli {command}"
+    login = f"REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli -s /run/redis/redis.sock {command}"
     where = ["--namespace=citadelbuy", "exec", "redis-0", "--container=redis", "--"]
     return kubectl(*where, "sh", "-c", login).strip()
 

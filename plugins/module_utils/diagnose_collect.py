@@ -99,11 +99,12 @@ SQL = {
 PSQL = 'exec psql -X -A -t -q -U "$POSTGRES_USER" -d "$POSTGRES_DB" "$@" 2>&1'
 REDIS = """
 export REDISCLI_AUTH="$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD)"
+ask() { redis-cli -s /run/redis/redis.sock "$@"; }
 for words in 'INFO memory' 'INFO clients' 'INFO stats' 'INFO replication' 'INFO persistence' 'MEMORY DOCTOR' \\
   'LATENCY LATEST'; do
-  echo "## $words"; redis-cli $words
+  echo "## $words"; ask $words
 done
-echo '## SLOWLOG'; redis-cli --json SLOWLOG GET 10 2>/dev/null || redis-cli SLOWLOG GET 10
+echo '## SLOWLOG'; ask --json SLOWLOG GET 10 2>/dev/null || ask SLOWLOG GET 10
 """
 SEARCH = {
     "health": "/_cluster/health",

@@ -23,7 +23,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KI
 Body = dict[str, Any]
 ENDPOINTS = Resource("v1", "Endpoints", "endpoints", True)
 ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True)
-PASSWORD = "/etc/citadelbuy/secrets/REDIS_PASSWORD"
+REDIS = "REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli -s /run/redis/redis.sock"
 STATEFUL_SET = KINDS["StatefulSet"]
 ASKED = 60  # seconds that a command in a member may take
 
@@ -205,7 +205,7 @@ class Redis(Store):
         return {"image": agent["image"], "env": self._env(), "secrets": ["REDIS_PASSWORD"]}
 
     def _info(self, pod: str, section: str) -> dict[str, str]:
-        text = self.run(pod, "sh", "-c", f"REDISCLI_AUTH=$(cat {PASSWORD}) redis-cli info {section}")
+        text = self.run(pod, "sh", "-c", f"{REDIS} info {section}")
         return dict(line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
 
 

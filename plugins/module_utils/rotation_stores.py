@@ -251,62 +251,62 @@ class Cache(Store):
     """Redis: the default user has as many passwords as one likes; each member has to be told, and each sentinel."""
 
     tier, container = "cache", "redis"
-    port, sentinel = 6379, 26379
+    server, sentinel = "/run/redis/redis.sock", "/run/redis/sentinel.sock"
     master = "redis"  # what the sentinels call it
 
-    def _cli(self, pod: Body, port: int, *lines: str) -> list[str]:
+    def _cli(self, pod: Body, socket: str, *lines: str) -> list[str]:
         """The answers of a member's server or sentinel."""
-        script = 'unset REDISCLI_AUTH; head -c "$1" | redis-cli -p "$2"'
-        answers = self.run(pod, script, "\n".join(lines) + "\n", str(port)).split("\n")
+        script = 'unset REDISCLI_AUTH; head -c "$1" | redis-cli -s "$2"'
+        answers = self.run(pod, script, "\n".join(lines) + "\n", socket).split("\n")
         return [line.strip() for line in answers if line.strip()]
 
-    def _ports(self, pod: Body) -> list[int]:
+    def _sockets(self, pod: Body) -> list[str]:
         """A single member has no sentinel."""
         watched = any(container["name"] == "sentinel" for container in pod["spec"]["containers"])
-        return [self.port, self.sentinel] if watched else [self.port]
+        return [self.server, self.sentinel] if watched else [self.server]
 
-    def _must(self, pod: Body, turn: Turn, *commands: str, port: int = port) -> None:
+    def _must(self, pod: Body, turn: Turn, *commands: str, socket: str = server) -> None:
         """Log in with whichever password is valid, then run commands."""
         login = [f"AUTH {_quoted(turn.previous)}", f"AUTH {_quoted(turn.next)}"]
-        answers = self._cli(pod, port, *login, *commands)[len(login) :]
+        answers = self._cli(pod, socket, *login, *commands)[len(login) :]
         if answers != ["OK"] * len(commands):
             reason = next((line for line in answers if line != "OK"), "no answer")
-            where = f"pod {self.namespace}/{pod['metadata']['name']}, port {port}"
+            where = f"pod {self.namespace}/{pod['metadata']['name']}, {socket}"
             raise EngineError(f"{turn.name}: {where}: Redis answered {reason[:200]}")
 
     def accept(self, turn: Turn) -> None:
         self.wait_for_files({f"{turn.name}.accepted": f"{turn.next}\n{turn.previous}\n"})
         for pod in self.ready_pods():
-            for port in self._ports(pod):
-                self._must(pod, turn, f"ACL SETUSER default on {_quoted('>' + turn.next)}", port=port)
+            for socket in self._sockets(pod):
+                self._must(pod, turn, f"ACL SETUSER default on {_quoted('>' + turn.next)}", socket=socket)
         for pod in self.ready_pods():
             self._must(pod, turn, f"CONFIG SET masterauth {_quoted(turn.next)}")
-            if self.sentinel in self._ports(pod):
+            if self.sentinel in self._sockets(pod):
                 commands = [
                     f"SENTINEL CONFIG SET sentinel-pass {_quoted(turn.next)}",
                     f"SENTINEL SET {self.master} auth-pass {_quoted(turn.next)}",
                 ]
-                self._must(pod, turn, *commands, port=self.sentinel)
+                self._must(pod, turn, *commands, socket=self.sentinel)
 
     def retire(self, turn: Turn) -> None:
         # A member that started with the old files would take the old password again.
         self.wait_for_files({turn.name: turn.next, f"{turn.name}.accepted": None})
         for pod in self.ready_pods():
-            for port in self._ports(pod):
-                self._must(pod, turn, f"ACL SETUSER default resetpass {_quoted('>' + turn.next)}", port=port)
+            for socket in self._sockets(pod):
+                self._must(pod, turn, f"ACL SETUSER default resetpass {_quoted('>' + turn.next)}", socket=socket)
 
     def takes(self, user: str, value: str) -> bool:
-        return all(self._lets_in(pod, port, value) for pod in self.ready_pods() for port in self._ports(pod))
+        return all(self._lets_in(pod, socket, value) for pod in self.ready_pods() for socket in self._sockets(pod))
 
-    def _lets_in(self, pod: Body, port: int, value: str) -> bool:
-        return "PONG" in self._cli(pod, port, f"AUTH {_quoted(value)}", "PING")
+    def _lets_in(self, pod: Body, socket: str, value: str) -> bool:
+        return "PONG" in self._cli(pod, socket, f"AUTH {_quoted(value)}", "PING")
 
     def prove(self, turn: Turn, retired: bool) -> None:
         super().prove(turn, False)
         for pod in self.ready_pods() if retired else []:
-            for port in self._ports(pod):
-                if self._lets_in(pod, port, turn.previous):
-                    where = f"pod {pod['metadata']['name']}, port {port}"
+            for socket in self._sockets(pod):
+                if self._lets_in(pod, socket, turn.previous):
+                    where = f"pod {pod['metadata']['name']}, {socket}"
                     raise EngineError(f"{turn.name}: {where}: still takes the old value. Run again.")
 
 

@@ -26,7 +26,10 @@ UNREACHED = (502, 503, 504)  # the web's answers while it does not reach the API
 # The id is a psql variable, so that it is quoted; soft deletion counts as deletion.
 COUNT_ROWS = "SELECT count(*) FROM products p WHERE p.id::text = :'id' AND to_jsonb(p)->>'deleted_at' IS NULL"
 PSQL = 'printf %s "$2" | exec psql -X -A -t -v ON_ERROR_STOP=1 -v id="$1" -U "$POSTGRES_USER" -d "$POSTGRES_DB"'
-REDIS = 'REDISCLI_AUTH="$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD)" exec redis-cli EXISTS "product:$1"'
+REDIS = (
+    'REDISCLI_AUTH="$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD)" '
+    'exec redis-cli -s /run/redis/redis.sock EXISTS "product:$1"'
+)
 
 PLAN = (
     ("pods", "every pod of the platform is ready"),

@@ -319,7 +319,7 @@ def test_a_full_place_is_told_and_the_data_in_use_goes_on() -> None:
 
 def redis(text: str) -> str:
     """An answer of Redis."""
-    login = f"REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli {text}"
+    login = f"REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli -s /run/redis/redis.sock {text}"
     return kubectl("exec", "redis-0", "--container", "redis", "--", "sh", "-c", login).strip()
 
 

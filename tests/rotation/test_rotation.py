@@ -99,7 +99,7 @@ def accepted(values: dict[str, str]) -> dict[str, bool]:
         return kubectl(*words, stdin=values[key] + "\n").strip() == "1"
 
     cache = kubectl(
-        *("exec", "-i", "redis-0", "-c", "redis", "--", "redis-cli"),
+        *("exec", "-i", "redis-0", "-c", "redis", "--", "redis-cli", "-s", "/run/redis/redis.sock"),
         stdin=f'AUTH "{values["REDIS_PASSWORD"]}"\nPING\n',
     )
     search = json.loads(kubectl("get", "pod", "elasticsearch-0", "-o", "json"))["status"]["podIP"]

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import debian
 
-PACKAGES = {"restic": "restic", "redis-server": "redis-server", "redis-cli": "redis-tools"}
+PACKAGES = {"restic": "restic", "redis-server": "redis-server", "redis-cli": "redis-tools", "openssl": "openssl"}
 
 if __name__ == "__main__":
     debian.install(PACKAGES, "python3-redis")

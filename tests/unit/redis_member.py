@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The agent of a member whose servers are on ports of the loopback, with a file for its EndpointSlice.
+"""The agent of a member whose servers are on ports of the loopback, by TLS, with a file for its EndpointSlice.
 
 redis_member.py FOLDER NUMBER PORT:SENTINEL ...
 """
@@ -46,7 +46,7 @@ def main() -> None:
     me, run = members[number], folder / f"run-{number}"
     run.mkdir(exist_ok=True)
     record = File(folder / "slice", me.name)
-    links = redis_agent.Links(folder / "secrets")
+    links = redis_agent.Links(folder / "secrets", folder / "ca.crt", "redis.test.svc")
     agent = redis_agent.Agent(members, me, links, record, run, lambda line: print(line, flush=True))
     redis_agent.serve_until(ended, agent)
 

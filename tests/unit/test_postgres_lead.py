@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
 from conftest import load_program
 
 lead = load_program("images/postgres/files/postgres-lead")
@@ -94,15 +96,23 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def patroni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Patroni]:
-    """One that the program finds in its pod, and no time to lose."""
+    """One that the program finds in its pod, by TLS, and no time to lose."""
     server = Patroni()
+    made = certificates.authority("test")
+    for name, text in (made | certificates.certificate(["localhost"], made)).items():
+        (tmp_path / name).write_text(text)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     configuration = tmp_path / "patroni.json"
-    configuration.write_text(json.dumps({"restapi": {"authentication": {"username": "patroni", "password": PASSWORD}}}))
+    login = {"username": "patroni", "password": PASSWORD}
+    api = {"authentication": login, "cafile": str(tmp_path / "ca.crt")}
+    configuration.write_text(json.dumps({"restapi": api}))
     monkeypatch.setenv("PATRONI_NAME", "postgres-2")
     monkeypatch.setattr("sys.argv", ["postgres-lead"])
     for name, value in {
-        "API": f"http://127.0.0.1:{server.server_address[1]}",
+        "API": f"localhost:{server.server_address[1]}",
         "CONFIGURATION": configuration,
         "PAUSE": 0.01,
         "SYNCHRONOUS": 0.2,

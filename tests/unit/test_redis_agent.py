@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
 from conftest import CHECKOUT, free_port
 
 PYTHON = "/usr/bin/python3"  # Debian's, as in the image
@@ -30,6 +31,12 @@ class Members:
         (folder / "secrets").mkdir()
         (folder / "secrets/REDIS_PASSWORD").write_text(PASSWORD)
         (folder / "slice").write_text(" 0")
+        for number in range(3):
+            (folder / f"run-{number}").mkdir()
+        self.authority = certificates.authority("test")
+        made = certificates.certificate(["redis.test.svc"], self.authority)
+        for name, value in made.items():
+            (folder / name).write_text(value)
 
     def start(self, number: int, *parts: str) -> None:
         """Start what is named of a member, all of it where nothing is."""
@@ -47,7 +54,7 @@ class Members:
     def _server(self, number: int) -> subprocess.Popen[bytes]:
         data = self.folder / f"data-{number}"
         data.mkdir(exist_ok=True)
-        lines = [f"port {self.ports[number][0]}", f"dir {data}", "appendonly yes", 'save ""']
+        lines = [*self._listen(number, "redis"), f"dir {data}", "appendonly yes", 'save ""']
         # Those that the role writes for several members.
         text = CONFIGURATION.read_text().partition("knows who leads.")[2].partition("{%")[0]
         lines += [line.strip() for line in text.splitlines() if line.strip()]
@@ -55,9 +62,17 @@ class Members:
         return self._run(number, "server", lines)
 
     def _sentinel(self, number: int) -> subprocess.Popen[bytes]:
-        lines = [f"port {self.ports[number][1]}", f"sentinel myid {number + 1:040d}", f"dir {self.folder}"]
+        lines = [*self._listen(number, "sentinel"), f"sentinel myid {number + 1:040d}", f"dir {self.folder}"]
         lines += [f'requirepass "{QUOTED}"', f'sentinel sentinel-pass "{QUOTED}"']
         return self._run(number, "sentinel", lines, "--sentinel")
+
+    def _listen(self, number: int, part: str) -> list[str]:
+        """By TLS on a port, and on the socket."""
+        port = self.ports[number][part == "sentinel"]
+        files = {"cert": "tls.crt", "key": "tls.key", "ca-cert": "ca.crt"}
+        lines = [f"tls-{name}-file {self.folder / file}" for name, file in files.items()]
+        lines += ["port 0", f"tls-port {port}", "tls-auth-clients no", "tls-replication yes", "bind 127.0.0.1"]
+        return [*lines, f"unixsocket {self.folder}/run-{number}/{part}.sock"]
 
     def _run(self, number: int, part: str, lines: list[str], *more: str) -> subprocess.Popen[bytes]:
         file = self.folder / f"{part}-{number}.conf"
@@ -75,7 +90,8 @@ class Members:
 
     def __call__(self, number: int, *words: object, sentinel: bool = False) -> str:
         """An answer of a member's server, or of its sentinel."""
-        command = ["redis-cli", "-p", str(self.ports[number][sentinel]), *map(str, words)]
+        socket = self.folder / f"run-{number}" / ("sentinel.sock" if sentinel else "redis.sock")
+        command = ["redis-cli", "-s", str(socket), *map(str, words)]
         env = os.environ | {"REDISCLI_AUTH": PASSWORD}
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
 
@@ -125,7 +141,7 @@ class Members:
         leader, done = self.leader(), []
         for number in range(start, start + count):
             lines = f"SET key{number} {number}\nWAIT 1 1000\n"
-            command = ["redis-cli", "-p", str(self.ports[leader][0])]
+            command = ["redis-cli", "-s", str(self.folder / f"run-{leader}/redis.sock")]
             env = os.environ | {"REDISCLI_AUTH": PASSWORD}
             answer = subprocess.run(command, env=env, input=lines, capture_output=True, text=True, check=False).stdout
             if answer.split()[:1] == ["OK"] and answer.split()[1:] not in ([], ["0"]):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
 from conftest import CHECKOUT, free_port
 
 IMAGE = CHECKOUT / "images/backup"
@@ -36,7 +37,11 @@ class Redis:
         self.port = free_port()
         (folder / "password").write_text(PASSWORD)
         quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
-        settings = f'port {self.port}\nbind 127.0.0.1\nrequirepass "{quoted}"\ndir {folder}\nsave ""\n'
+        settings = f'port 0\ntls-port {self.port}\nbind 127.0.0.1 -::1\nrequirepass "{quoted}"\ndir {folder}\nsave ""\n'
+        settings += f"tls-cert-file {folder}/tls.crt\ntls-key-file {folder}/tls.key\ntls-auth-clients no\n"
+        settings += f"unixsocket {folder}/redis.sock\n"
+        self.socket = folder / "redis.sock"
+        self.certify(folder, "localhost")
         settings += "repl-diskless-sync-delay 0\n"
         self.process = subprocess.Popen(
             ["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -48,8 +53,14 @@ class Redis:
             assert self.process.poll() is None
             time.sleep(0.05)
 
+    @staticmethod
+    def certify(folder: Path, name: str) -> None:
+        """Make a certificate and its authority."""
+        for file, text in certificates.certificate([name], certificates.authority("test")).items():
+            (folder / file).write_text(text)
+
     def __call__(self, *words: object) -> str:
-        command = ["redis-cli", "-p", str(self.port), *map(str, words)]
+        command = ["redis-cli", "-s", str(self.socket), *map(str, words)]
         env = os.environ | {"REDISCLI_AUTH": PASSWORD}
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout.strip()
 
@@ -91,7 +102,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "BACKUP_STORES": "redis",
         "BACKUP_VERIFY_DEADLINE": 60,
         "RESTIC_CACHE_DIR": tmp_path / "cache",
-        "REDIS_HOST": "127.0.0.1",
+        "REDIS_HOST": "localhost",
+        "REDIS_CA_FILE": tmp_path / "redis/ca.crt",
         "REDIS_PASSWORD_FILE": tmp_path / "redis/password",
         "PYTHONPATH": IMAGE,
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -279,7 +291,23 @@ def test_a_password_that_redis_refuses_is_told(redis: Redis, tmp_path: Path) -> 
     (tmp_path / "redis/password").write_text("another")
     done = call("take", "redis", redis=redis)
     assert done.returncode == 1
-    assert done.stderr.startswith("store_backup: Redis at 127.0.0.1: ")
+    assert done.stderr.startswith("store_backup: Redis at localhost: ")
+    assert Repository("redis").backups() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [("authority", "unable to get local issuer"), ("name", "not valid for '127")]
+)
+def test_who_is_not_redis_by_its_certificate_is_told_no_password(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, why: str
+) -> None:
+    if change == "name":
+        monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    else:
+        redis.certify(tmp_path / "redis", "localhost")  # the server goes on with what it has read
+    done = call("take", "redis", redis=redis)
+    assert done.returncode == 1
+    assert why in done.stderr
     assert Repository("redis").backups() == []
 
 

@@ -7,12 +7,12 @@ const within = (ms, promise) => {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 };
 
-/** Redis with a short time-out a command; commands fail at once while it is away, and the connection comes back by itself. */
+/** Redis, by TLS alone, with a short time-out a command; commands fail at once while it is away, and the connection comes back by itself. */
 export function createCache(settings, log) {
   let lost = false;
   const client = createClient({
     socket: {
-      host: settings.REDIS_HOST, port: settings.REDIS_PORT, connectTimeout: 2000,
+      host: settings.REDIS_HOST, port: settings.REDIS_PORT, tls: true, connectTimeout: 2000,
       reconnectStrategy: (retries) => Math.min(50 * 2 ** Math.min(retries, 6), 1000),
     },
     password: settings.REDIS_PASSWORD,

@@ -167,6 +167,22 @@ test('a request id is taken over or made, and is in the log as JSON', async () =
   assert.doesNotMatch(api.output(), /test-password|test-jwt-secret|correct horse/);
 });
 
+for (const [what, change, why] of [
+  ['an authority that it does not know', { NODE_EXTRA_CA_CERTS: '' }, /self-signed certificate/],
+  ['another name', { REDIS_HOST: '127.0.0.2' }, /does not match certificate's altnames/],
+]) {
+  test(`a Redis with a certificate of ${what} is refused`, async () => {
+    const other = await startApi({ ...stores.env, ...change });
+    try {
+      const [line] = await until('it is told', () => other.output().match(/.*Redis is away.*/));
+      assert.match(line, why);
+      assert.ok((await ask(`${other.url}/health/ready`)).json.failed.includes('redis'));
+    } finally {
+      await other.stop('SIGKILL');
+    }
+  });
+}
+
 test('Redis restarts: requests go on uncounted and uncached meanwhile, then it is used again', async () => {
   const { json: { id } } = await post(`${api.url}/api/products`, LAMP, fresh());
   await stores.redisServer.stop('SIGKILL');

@@ -61,6 +61,15 @@ function supervise(command, args, options, ready) {
   return store;
 }
 
+/** A certificate of 127.0.0.1, which is its own authority. */
+function certificate(folder) {
+  const made = { certificate: join(folder, 'tls.crt'), key: join(folder, 'tls.key') };
+  const words = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=store', '-addext', 'subjectAltName=IP:127.0.0.1'];
+  execFileSync('openssl', [...words, '-out', made.certificate, '-keyout', made.key], { stdio: 'pipe' });
+  for (const file of Object.values(made)) chmodSync(file, 0o644);
+  return made;
+}
+
 export async function startStores() {
   const folder = mkdtempSync(join(tmpdir(), 'citadelbuy-api-'));
   const versions = existsSync('/usr/lib/postgresql') ? readdirSync('/usr/lib/postgresql') : [];
@@ -82,19 +91,20 @@ export async function startStores() {
   const data = join(folder, 'pgdata');
   execFileSync(initdb, ['-D', data, '-U', 'citadelbuy', '--auth=scram-sha-256', `--pwfile=${passwordFile}`, '--no-sync', '-E', 'UTF8', '--locale=C.UTF-8'], { ...owner, cwd: folder, stdio: 'pipe' });
 
+  const [tls, redisSocket] = [certificate(folder), join(folder, 'redis.sock')];
   const [pgPort, redisPort, searchPort] = [await freePort(), await freePort(), await freePort()];
   const env = {
     PORT: '0', DATABASE_HOST: '127.0.0.1', DATABASE_PORT: `${pgPort}`, DATABASE_NAME: 'postgres', DATABASE_USER: 'citadelbuy', DATABASE_PASSWORD: password,
-    REDIS_HOST: '127.0.0.1', REDIS_PORT: `${redisPort}`, REDIS_PASSWORD: password,
+    REDIS_HOST: '127.0.0.1', REDIS_PORT: `${redisPort}`, REDIS_PASSWORD: password, NODE_EXTRA_CA_CERTS: tls.certificate,
     ELASTICSEARCH_URL: process.env.TEST_ELASTICSEARCH_URL || `http://127.0.0.1:${searchPort}`,
     ELASTICSEARCH_PASSWORD: process.env.TEST_ELASTICSEARCH_PASSWORD || 'none',
     JWT_SECRET: 'test-jwt-secret', SESSION_SECRET: 'test-session-secret', SHUTDOWN_DELAY_MS: '700', REINDEX_INTERVAL_MS: '300',
   };
   const sql = async (text) => (await run(psql, ['-h', '127.0.0.1', '-p', env.DATABASE_PORT, '-U', 'citadelbuy', '-d', 'postgres', '-Atc', text], { env: { ...process.env, PGPASSWORD: password } })).stdout.trim();
-  const redis = async (...args) => (await run(redisCli, ['-p', env.REDIS_PORT, ...args], { env: { ...process.env, REDISCLI_AUTH: password } })).stdout.trim();
+  const redis = async (...args) => (await run(redisCli, ['-s', redisSocket, ...args], { env: { ...process.env, REDISCLI_AUTH: password } })).stdout.trim();
 
   const postgresStore = supervise(server, ['-D', data, '-p', env.DATABASE_PORT, '-h', '127.0.0.1', '-k', folder, '-c', 'fsync=off'], { ...owner, cwd: folder }, () => sql('SELECT 1'));
-  const redisStore = supervise(redisServer, ['--port', env.REDIS_PORT, '--bind', '127.0.0.1', '--requirepass', password, '--save', '', '--dir', folder], { ...owner, cwd: folder }, async () => (await redis('ping')) === 'PONG');
+  const redisStore = supervise(redisServer, ['--port', '0', '--tls-port', env.REDIS_PORT, '--tls-cert-file', tls.certificate, '--tls-key-file', tls.key, '--tls-auth-clients', 'no', '--unixsocket', redisSocket, '--bind', '127.0.0.1', '127.0.0.2', '--requirepass', password, '--save', '', '--dir', folder], { ...owner, cwd: folder }, async () => (await redis('ping')) === 'PONG');
   const stop = async () => {
     await Promise.all([postgresStore.stop(), redisStore.stop()]);
     rmSync(folder, { recursive: true, force: true });

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
+import redis_tls
 
 from store_backup.repository import Problem, wait, warn
 
@@ -50,12 +52,13 @@ READS: dict[str, tuple[Any, ...]] = {
 
 def take(folder: Path) -> str:
     """Write a copy and its record into a folder; returns what there is to say of it."""
-    host = os.environ["REDIS_HOST"]
-    source = redis.Redis(host=host, port=port(), password=password(), socket_timeout=30)
-    settings = {"masterauth": quoted(password()), "replicaof": f"{host} {port()}"}
+    host, authority = os.environ["REDIS_HOST"], Path(os.environ["REDIS_CA_FILE"])
+    source = redis_tls.client(host, port(), authority, host, password=password(), socket_timeout=30)
+    settings = {"masterauth": quoted(password()), "replicaof": f"{host} {port()}", "repl-diskless-load": "on-empty-db"}
     try:
+        # First, as a replica itself looks at the authority alone, and would tell the password whoever answers.
         sample = choose_sample(source)
-        with server(folder, settings | {"repl-diskless-load": "on-empty-db"}) as copy:
+        with follower_files(authority) as files, server(folder, settings | files) as copy:
             if not wait(lambda: linked(copy, folder), SYNC):
                 raise Problem(f"Redis gives no copy in {SYNC} s: {log_end(folder)}")
             record = stop_at_a_moment(source, copy, sample)
@@ -66,6 +69,22 @@ def take(folder: Path) -> str:
     (folder / "server.log").unlink()
     (folder / RECORD).write_text(json.dumps(record))
     return said(record)
+
+
+@contextmanager
+def follower_files(authority: Path) -> Iterator[dict[str, str]]:
+    """Settings for following by TLS. It wants a certificate of its own, though nobody asks for it."""
+    with tempfile.TemporaryDirectory(dir=os.environ["BACKUP_WORK"]) as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command += ["-subj", "/CN=copy", "-days", "2", "-out", certificate, "-keyout", key]
+        subprocess.run(command, check=True, capture_output=True)
+        yield {
+            "tls-replication": "yes",
+            "tls-cert-file": certificate,
+            "tls-key-file": key,
+            "tls-ca-cert-file": str(authority),
+        }
 
 
 def verify(folder: Path) -> str:

@@ -1,8 +1,9 @@
 """Write to Redis without a rest, and note each key that a replica has acknowledged; or tell the keys that are there.
 
 `write`: a line a key in LOG (when it was acknowledged in seconds, its number) until the file STOP is there. `numbers`:
-a line a key that Redis has. `forget` deletes them. DRILL_HOST says where, DRILL_SECRETS is a folder with
-REDIS_PASSWORD; DRILL_RATE is the keys a second to come to, by DRILL_CONNECTIONS connections.
+a line a key that Redis has. `forget` deletes them. DRILL_HOST says where, DRILL_CA_FILE is a file that its
+certificate is verified with, DRILL_SECRETS a folder with REDIS_PASSWORD; DRILL_RATE is the keys a second to come to, by
+DRILL_CONNECTIONS connections.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import redis_tls
 
 LOG, STOP = Path("/work/log"), Path("/work/stop")
 PREFIX = "drill:"
@@ -27,12 +29,16 @@ PAUSE = 0.02  # between tries to connect
 
 def connect() -> Any:
     """One connection of its own; the Service says to whom."""
-    return redis.Redis(
-        host=os.environ["DRILL_HOST"],
+    host = os.environ["DRILL_HOST"]
+    return redis_tls.client(
+        host,
+        6379,
+        Path(os.environ["DRILL_CA_FILE"]),
+        host,
+        single=True,
         password=(Path(os.environ["DRILL_SECRETS"]) / "REDIS_PASSWORD").read_text().strip(),
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
-        single_connection_client=True,
     )
 
 
