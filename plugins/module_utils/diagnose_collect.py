@@ -466,7 +466,7 @@ class Collector:
                 return json.loads(text).get("members") or []
             except (EngineError, ValueError) as error:
                 problem = error if isinstance(error, EngineError) else EngineError(f"no answer: {error}")
-        raise problem or EngineError("no pod has a port patroni")
+        raise problem or EngineError("there is no pod of PostgreSQL")
 
     def _redis(self, pod: Body) -> Body:
         """INFO as one dictionary, the doctors' words, and the slowest commands without their arguments."""
