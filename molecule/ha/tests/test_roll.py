@@ -27,7 +27,6 @@ NAME = os.environ.get("CITADELBUY_CLUSTER") or HA["local_cluster_name"]
 KUBECONFIG = f"/var/lib/citadelbuy/{NAME}/admin.conf"
 NAMESPACE = "citadelbuy"
 FIRST = "postgres-0"
-WITHOUT_WRITES = 20  # seconds; the lease of a leader that is lost
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +87,3 @@ def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres) -> N
     assert transitions(cluster) - before == 2
     assert postgres.leader() != FIRST
     assert sorted({write.number for write in writes} - numbers) == []
-    assert gap < WITHOUT_WRITES
