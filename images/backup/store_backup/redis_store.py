@@ -56,7 +56,7 @@ def take(folder: Path) -> str:
     source = redis_tls.client(host, port(), authority, host, password=password(), socket_timeout=30)
     settings = {"masterauth": quoted(password()), "replicaof": f"{host} {port()}", "repl-diskless-load": "on-empty-db"}
     try:
-        # First, as a replica itself looks at the authority alone, and would tell the password whoever answers.
+        # First: a replica looks at the authority alone, and this looks at the name, too, before it gets the password.
         sample = choose_sample(source)
         with follower_files(authority) as files, server(folder, settings | files) as copy:
             if not wait(lambda: linked(copy, folder), SYNC):
