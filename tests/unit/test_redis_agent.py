@@ -257,3 +257,22 @@ def test_a_server_without_its_agent_takes_no_write(members: Members) -> None:
     members.wait(lambda: members(0, "PING") == "PONG", "it serves")
     assert members(0, "SET", "a", "b").startswith("READONLY")
     assert members(0, "CONFIG", "GET", "replica-priority").split()[-1] == "0"
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_all_sentinels_may_be_started_anew_at_once(members: Members, dies: bool) -> None:
+    """As a renewed certificate does it; even where the master's server dies in that moment, nothing is lost."""
+    keys = members.write(50)
+    for number in range(3):
+        members.end(number, "sentinel", by=signal.SIGTERM)
+    for number in range(3):
+        members.start(number, "sentinel")
+    if dies:
+        members.end(0, "server")
+        members.start(0, "server")
+    else:
+        keys += (more := members.write(50, 50))
+        assert len(more) == 50, "writes go on"
+    members.wait(members.whole, "three are whole")
+    assert dies or members.leader() == 0
+    assert members.missing(keys) == []
