@@ -106,6 +106,7 @@ def try_once(store: str, name: str) -> None:
 def kill_database() -> None:
     """Its pod, which is there again afterwards, and leads."""
     kubectl("delete", "pod", "postgres-0", "--grace-period=1", "--wait")
+    kubectl("wait", "pod/postgres-0", "--for=create", f"--timeout={LIMIT}s")
     kubectl("wait", "pod/postgres-0", "--for=condition=Ready", f"--timeout={LIMIT}s")
     awaited(lambda: kubectl_done("exec", "postgres-0", "--", "pg_isready", "-q").returncode == 0, "it answers")
     awaited(lambda: sql("SELECT pg_is_in_recovery()") == "f", "the primary leads again")
