@@ -27,6 +27,7 @@ VALUE = "vaulted-9fK4x9QpLm2vR8sTzW7nB3cD5eG"
 EXTERNAL = "apis/external-secrets.io/v1:externalsecrets/citadelbuy-secrets"
 SEALED = "apis/bitnami.com/v1alpha1:sealedsecrets/citadelbuy-secrets"
 MODULES = {
+    "github.com/cert-manager/cert-manager@v1.19.1": "deploy/crds/cert-manager.io_certificates.yaml",
     "github.com/external-secrets/external-secrets@v1.3.2": "config/crds/bases/external-secrets.io_externalsecrets.yaml",
     "github.com/bitnami-labs/sealed-secrets@v0.32.2": "helm/sealed-secrets/crds/bitnami.com_sealedsecrets.yaml",
 }
@@ -46,7 +47,7 @@ def program(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def definitions(api_server: ApiServer) -> None:
-    """The kinds of both controllers, as their releases define them."""
+    """The kinds of the controllers, as their releases define them."""
     cache = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
     go = next(iter(sorted(cache.glob("go-*/bin/go"))), None) or shutil.which("go")
     assert go, "there is no Go to read the modules with: run `make test`, or put one on the PATH"
@@ -200,3 +201,20 @@ def test_a_vaulted_value_is_deployed_and_never_shown(run: Run, live: Any, tmp_pa
     assert base64.b64decode(deployed["STRIPE_SECRET_KEY"]).decode() == f"{VALUE}-changed"
     refused = run(text=text)
     assert "Attempting to decrypt but no vault secrets found" in answer(refused)
+
+
+@pytest.mark.usefixtures("definitions")
+def test_certificates_are_asked_of_cert_manager(run: Run, cluster: Cluster, namespace: str) -> None:
+    done = run(secrets_generate=True, secrets_certificate_issuer="company", secrets_certificate_issuer_kind="Issuer")
+    assert done.returncode == 0, answer(done)
+    place = f"namespaces/{namespace}"
+    made = cluster.request("GET", f"/apis/cert-manager.io/v1/{place}/certificates")[1]["items"]
+    assert {item["spec"]["secretName"] for item in made} == {"elasticsearch-tls", "postgres-tls", "redis-tls"}
+    for item in made:
+        assert item["spec"]["issuerRef"] == {"group": "cert-manager.io", "kind": "Issuer", "name": "company"}
+        store = item["spec"]["secretName"].removesuffix("-tls")
+        assert {store, f"{store}.{namespace}.svc", "localhost"} <= set(item["spec"]["dnsNames"])
+    secrets = {item["metadata"]["name"] for item in cluster.request("GET", f"/api/v1/{place}/secrets")[1]["items"]}
+    assert not secrets & {"citadelbuy-authority", "elasticsearch-tls", "postgres-tls", "redis-tls"}
+    again = run(secrets_generate=True, secrets_certificate_issuer="company", secrets_certificate_issuer_kind="Issuer")
+    assert "changed=0" in answer(again)
