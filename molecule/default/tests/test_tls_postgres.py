@@ -62,7 +62,7 @@ def test_it_shows_the_certificate_of_its_secret(kubectl, port):
 
 @pytest.mark.parametrize("port", [5432, 8008])
 def test_a_client_with_another_authority_or_name_refuses_it(kubectl, port):
-    with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer|self-signed"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self-signed"):
         shown(port, None)
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         shown(port, secret(kubectl)["ca.crt"], "postgres.elsewhere.svc")
