@@ -185,7 +185,7 @@ def test_a_refused_port_is_told() -> None:
             assert data
 
     with pytest.raises(ConnectionError, match="connection refused"):
-        stream._converse(Refused(), b"GET / HTTP/1.1\r\n\r\n")  # type: ignore[arg-type]
+        stream._converse(Refused(), b"GET / HTTP/1.1\r\n\r\n", stream._Plain())  # type: ignore[arg-type]
 
 
 def test_exec_of_a_missing_pod_is_one_line(cluster, namespace: str) -> None:
