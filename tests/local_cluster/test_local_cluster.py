@@ -217,6 +217,14 @@ def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
     image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
     read = READ_API.format(host="kubernetes.default.svc.cluster.local")
+    # The API server was replaced before: a kubelet and a kube-proxy that it refused meanwhile come back by and by.
+    kubectl("--namespace=kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=300s")
+    api = kubectl("get", "service", "kubernetes", "--output=jsonpath={.spec.clusterIP}")
+    for node in ("node1", "node2", "node3"):
+        until(
+            lambda node=node: any(line.startswith(f"{api} . ") for line in services(node)),
+            f"kube-proxy of {node} leads nowhere with Service kubernetes",
+        )
     for node in ("node1", "node2", "node3"):
         overrides = json.dumps({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 0}})
         options = [f"--image={image}", "--restart=Never", "--overrides", overrides, "--command"]
