@@ -216,7 +216,8 @@ def test_a_cluster_from_before_encryption_takes_it_up() -> None:
 def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
     image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
-    read = READ_API.format(host="kubernetes.default.svc.cluster.local")
+    # The API server that was replaced takes itself out of its Service when it ends, and the new one comes back in 10 s.
+    read = f"until {READ_API.format(host='kubernetes.default.svc.cluster.local')}; do sleep 1; done"
     # The API server was replaced before: a kubelet and a kube-proxy that it refused meanwhile come back by and by.
     kubectl("--namespace=kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=300s")
     api = kubectl("get", "service", "kubernetes", "--output=jsonpath={.spec.clusterIP}")
