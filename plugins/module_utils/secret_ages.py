@@ -30,13 +30,11 @@ def write_ages(cluster: Cluster, namespace: str, check: bool = False) -> list[st
         for annotation, changed in annotations.items():
             if annotation.startswith(ROTATED):
                 name = f"secret-{annotation.removeprefix(ROTATED).lower().replace('_', '-')}"
-                time = changed.replace("Z", ".000000Z")
-                wanted[name] = {"holderIdentity": f"Secret {secret}", "renewTime": time}
+                wanted[name] = _spec(secret, changed)
     for secret in cluster.list(SECRET, namespace, labelSelector=CERTIFICATES)["items"]:
         if made := (secret["metadata"].get("annotations") or {}).get(f"{ROTATED}tls.crt"):
             name = secret["metadata"]["name"]
-            spec = {"holderIdentity": f"Secret {name}", "renewTime": made.replace("Z", ".000000Z")}
-            wanted[f"certificate-{name.removesuffix('-tls')}"] = spec
+            wanted[f"certificate-{name.removesuffix('-tls')}"] = _spec(name, made)
     selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
     known = {item["metadata"]["name"]: item for item in cluster.list(LEASE, namespace, labelSelector=selector)["items"]}
     changes = [name for name, spec in wanted.items() if (known.get(name) or {}).get("spec") != spec]
@@ -54,3 +52,8 @@ def write_ages(cluster: Cluster, namespace: str, check: bool = False) -> list[st
         for name in gone:
             cluster.request("DELETE", LEASE.path(namespace, name))
     return sorted([*changes, *gone])
+
+
+def _spec(secret: str, changed: str) -> dict[str, str]:
+    """Of a Lease: whose value it is, and when it was changed, in the microseconds that a Lease has."""
+    return {"holderIdentity": f"Secret {secret}", "renewTime": changed.replace("Z", ".000000Z")}
