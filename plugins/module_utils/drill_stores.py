@@ -146,7 +146,7 @@ class Postgres(Store):
 
     def hand_over(self, leader: str) -> None:
         """By Patroni, to the replica that the last commits waited for."""
-        self.run(leader, "patronictl", "switchover", "--force", "--master", leader)
+        self.run(leader, "patronictl", "switchover", "--force", "--leader", leader)
 
     def process(self, pod: str) -> str:
         """The postmaster's id, and its time."""

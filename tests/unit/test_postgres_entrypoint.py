@@ -53,6 +53,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "PGDATA": str(tmp_path / "pgdata"),
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PG_MAJOR", "17")
     found = load_program("images/postgres/files/docker-entrypoint.py")
     monkeypatch.setattr(found, "CONFIGURATION", tmp_path / "patroni.json")
     return found
@@ -155,3 +156,23 @@ def test_the_api_is_called_by_tls(program, tmp_path, monkeypatch, known):
                     program.call_api("GET", "/cluster")
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize("scope", ["postgres", ""])
+def test_data_of_another_major_is_left_alone(program: ModuleType, tmp_path: Path, monkeypatch, scope: str) -> None:
+    started = []
+    for name in ("run_patroni", "run_alone"):
+        monkeypatch.setattr(program, name, lambda _arguments, name=name: started.append(name))
+    monkeypatch.setenv("PATRONI_SCOPE", scope)
+    monkeypatch.setattr(sys, "argv", ["docker-entrypoint.py", "postgres"])
+    program.main()
+    data = tmp_path / "pgdata"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("17\n")
+    program.main()
+    assert started == ["run_patroni" if scope else "run_alone"] * 2
+    (data / "PG_VERSION").write_text("15\n")
+    with pytest.raises(SystemExit, match=r"PostgreSQL 15's, and this image is PostgreSQL 17; .*upgrade_postgres\.yml"):
+        program.main()
+    assert len(started) == 2
+    assert program.patroni_configuration([])["postgresql"]["bin_dir"] == "/usr/lib/postgresql/17/bin"

@@ -30,9 +30,11 @@ class Volume:
         self.folder, self.data = folder, folder / "pgdata"
         self.left = WAYS
         self.hour = 0
+        self.repository: list[tuple[str, ...]] = []
         for owner, name in ((Path, "rename"), (Path, "touch"), (Path, "write_text"), (shutil, "rmtree")):
             monkeypatch.setattr(owner, name, self.step(getattr(owner, name)))
-        for name in ("fetch", "recover"):
+        monkeypatch.setattr(self.program, "MAJOR", "17")
+        for name in ("fetch", "recover", "convert", "pgbackrest"):
             monkeypatch.setattr(self.program, name, self.step(getattr(self, name)))
         monkeypatch.setattr(self.program, "Repository", lambda: self)
         monkeypatch.setattr(self.program, "control", lambda _name: "7")
@@ -75,13 +77,27 @@ class Volume:
             raise Ended
         Path.open(self.data / "mark", "w").write(f"restored {target}")
 
+    def convert(self, old):
+        """Half an upgrade, or a whole one."""
+        self.fetch("", Path.read_text(old / "mark"), 0)
+        with (self.data / "PG_VERSION").open("w") as file:
+            file.write("17\n")
+        return {"former": "15", "now": "17"}
+
+    def pgbackrest(self, *arguments):
+        """What the repository is told."""
+        self.repository.append(arguments)
+
     def recover(self, *_options):
         """What the server tells."""
         return "", "8"
 
-    def begin_with(self, mark: str) -> None:
+    def begin_with(self, mark: str, major: str = "") -> None:
         """A volume with data."""
         self.data.mkdir()
+        if major:
+            with (self.data / "PG_VERSION").open("w") as file:
+                file.write(f"{major}\n")
         with (self.data / "mark").open("w") as file:
             file.write(mark)
 
@@ -149,6 +165,63 @@ def test_a_restore_that_did_not_end_is_undone(volume, steps, again):
     assert volume.marks() == {"pgdata": "mine"}
 
 
+@pytest.mark.parametrize("steps", range(12))
+def test_an_upgrade_ended_anywhere_keeps_the_data_and_is_completed(volume, steps):
+    volume.begin_with("mine", "15")
+    ended_after(volume, steps, lambda: volume.program.upgrade("first"))
+    assert "mine" in volume.marks().values()
+    for _once_more in range(2):
+        volume.program.upgrade("first")
+        assert sorted(volume.marks().values()) == ["mine", "restored mine"]
+        assert volume.marks()["pgdata"] == "restored mine"
+    assert ("stanza-upgrade", "--no-online") in volume.repository
+
+
+@pytest.mark.parametrize("steps", range(12))
+@pytest.mark.parametrize("again", range(0, 9, 2))
+def test_the_way_back_from_an_upgrade_ended_anywhere(volume, steps, again):
+    volume.begin_with("mine", "15")
+    begun = ended_after(volume, steps, lambda: volume.program.upgrade("first"))
+    work = ("back", "first" if begun else "")
+    ended_after(volume, again, lambda: volume.program.undo(*work, other=True))
+    assert "mine" in volume.marks().values()
+    volume.program.undo(*work, other=True)
+    assert volume.marks()["pgdata"] == "mine"
+    assert volume.program.major_of(volume.data) == "15"
+
+
+def test_the_way_back_from_an_upgrade_passes_over_what_a_later_restore_has_set_aside(volume):
+    volume.begin_with("mine", "15")
+    volume.program.upgrade("first")
+    volume.program.replace("second", "noon", "")
+    volume.program.undo("back", "", other=True)
+    assert volume.marks()["pgdata"] == "mine"
+
+
+def test_what_an_upgrade_has_set_aside_is_no_restore_to_undo(volume):
+    volume.begin_with("mine", "15")
+    volume.program.upgrade("first")
+    with pytest.raises(SystemExit, match=r"PostgreSQL 15's, before an upgrade: -e upgrade_postgres_back=true"):
+        volume.program.undo("back")
+    assert volume.marks() == {"pgdata": "restored mine", "pgdata.before-001": "mine"}
+
+
+@pytest.mark.parametrize(("major", "said"), [("17", "the data is PostgreSQL 17"), ("", "the data is PostgreSQL of no")])
+def test_data_that_is_not_another_majors_is_not_upgraded(volume, major, said):
+    volume.begin_with("mine", major)
+    with pytest.raises(SystemExit, match=said):
+        volume.program.upgrade("first")
+    assert volume.marks() == {"pgdata": "mine"}
+
+
+def test_a_volume_without_room_is_not_upgraded(volume, monkeypatch):
+    volume.begin_with("mine", "15")
+    monkeypatch.setattr(volume.program, "size_of", lambda _: 10**18)
+    with pytest.raises(SystemExit, match=r"the upgraded copy needs .* raise postgres_storage_size"):
+        volume.program.upgrade("first")
+    assert volume.marks() == {"pgdata": "mine"}
+
+
 @pytest.mark.parametrize("steps", range(BEGUN))
 def test_a_restore_that_has_not_begun_has_nothing_to_undo(volume, steps):
     volume.begin_with("mine")
@@ -208,6 +281,7 @@ def test_a_full_volume_is_told_before_anything_is_moved(volume, monkeypatch):
 def recover(tmp_path, monkeypatch):
     """`recover`, with a server that has recovered, and a pg_ctl that ends so."""
     monkeypatch.setenv("PGDATA", str(tmp_path / "pgdata"))
+    monkeypatch.setenv("PG_MAJOR", "none")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     def run(pg_ctl):
@@ -251,13 +325,23 @@ def archive(tmp_path, monkeypatch):
         "timestamp": {"start": 50, "stop": 110},
         "lsn": {"stop": "0/2000100"},
         "archive": {"start": names[1], "stop": names[2]},
+        "database": {"id": 2},
         "error": False,
     }
+    # Of the major before an upgrade.
+    older = backup | {"label": "20260201-120000F", "database": {"id": 1}}
 
     def pgbackrest(command, *options):
         if command == "info":
             return json.dumps(
-                [{"backup": [backup], "archive": [{"id": "15-1"}], "db": [{"system-id": 7}], "status": {"message": ""}}]
+                [
+                    {
+                        "backup": [older, backup],
+                        "archive": [{"id": "15-1"}, {"id": "17-2"}],
+                        "db": [{"id": 1, "system-id": 6}, {"id": 2, "system-id": 7}],
+                        "status": {"message": ""},
+                    }
+                ]
             )
         if command == "repo-get":
             return "1\t0/5000100\tno recovery target specified\n"
@@ -280,6 +364,11 @@ def test_an_archive_without_a_gap_is_good_whatever_is_asked_for(archive):
     archive.check("", 2)
     del archive.times[archive.names[5]]  # timeline 1 has it, too
     archive.check("", 2)
+
+
+def test_a_backup_of_the_major_before_is_none(archive):
+    with pytest.raises(SystemExit, match="there is no backup 20260201-120000F; the newest are 20260301-120000F"):
+        archive.program.Repository().choose("20260201-120000F", 2)
 
 
 @pytest.mark.parametrize("gone", [3, 6])

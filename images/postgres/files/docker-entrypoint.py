@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 CONFIGURATION = Path(os.environ.get("PATRONICTL_CONFIG_FILE", "/tmp/patroni.json"))
+MAJOR = os.environ.get("PG_MAJOR", "")
 SOCKETS = "/var/run/postgresql"
 SUPERUSER = "postgres"
 REPLICATOR = "replicator"
@@ -111,6 +112,16 @@ def identifier(name: str, default: str) -> str:
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
         fail(f"{name} must be lower-case letters, digits and underscores, got {value!r}")
     return value
+
+
+def check_major(data: Path) -> None:
+    """Refuse data that another major has made, before anything is made of it."""
+    version = data / "PG_VERSION"
+    if version.exists() and (found := version.read_text().strip()) != MAJOR:
+        fail(
+            f"the data in {data} is PostgreSQL {found}'s, and this image is PostgreSQL {MAJOR}; nothing was changed."
+            f" To do: playbooks/upgrade_postgres.yml upgrades it, or give the StatefulSet an image of {found} again"
+        )
 
 
 def parameters(arguments: list[str]) -> dict[str, Any]:
@@ -269,7 +280,7 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
             "listen": "0.0.0.0:5432",
             "connect_address": f"{host}:5432",
             "data_dir": required("PGDATA"),
-            "bin_dir": "/usr/lib/postgresql/15/bin",
+            "bin_dir": f"/usr/lib/postgresql/{MAJOR}/bin",
             "pgpass": "/tmp/pgpass",
             "use_unix_socket": True,
             # What other members are asked for, the socket does not have.
@@ -432,10 +443,9 @@ def main() -> None:
         print(json.dumps(call_api("GET", "/cluster")))
     elif command != "postgres":
         os.execvp(command, [command, *arguments])
-    elif os.environ.get("PATRONI_SCOPE"):
-        run_patroni(arguments)
     else:
-        run_alone(arguments)
+        check_major(Path(required("PGDATA")))
+        (run_patroni if os.environ.get("PATRONI_SCOPE") else run_alone)(arguments)
 
 
 if __name__ == "__main__":
