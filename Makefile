@@ -77,6 +77,15 @@ drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without t
 	CITADELBUY_BACKUP_CLUSTER=backup pytest -s tests/backup
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-upgrade
+drill-upgrade: $(STAMP) ## PostgreSQL 15 to 17 and back with three members, rehearsed and compared, on a cluster of its own
+	@variables='-e local_cluster_name=upgrade -e local_cluster_api_port=17450 -e platform_backups=true -e postgres_replicas=3'
+	# Both images in the nodes.
+	ansible-playbook playbooks/local_cluster.yml -i inventories/local $$variables -e postgres_image=citadelbuy.local/postgres-17:17-1
+	ansible-playbook playbooks/site.yml -i inventories/local $$variables
+	CITADELBUY_BACKUP_CLUSTER=upgrade pytest -s tests/upgrade
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-datastores
 drill-datastores: $(STAMP) ## Members, processes, nodes and networks of the datastores lost under writes, ten times each, on a cluster with prod's sizing
 	@variables='-e @inventories/prod/group_vars/clusters/sizing.yml -e local_cluster_name=rehearsal -e local_cluster_nodes=5 -e local_cluster_api_port=17449'

@@ -30,6 +30,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.reach import (
     reads_kubelets,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.render import Manifest
+from ansible_collections.citadelbuy.platform.plugins.module_utils.upgrade_postgres import image_of, major
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS
 
 Body = dict[str, Any]
@@ -104,6 +105,7 @@ class ClusterChecks:
             self._way_to_the_nodes,
             self._leave_for_sealed_secrets,
             self._no_restore_under_way,
+            self._same_major,
             self._fewer_replicas,
             self._new_cluster,
         )
@@ -418,8 +420,24 @@ class ClusterChecks:
                 if self.cluster.get(restore.CONFIG_MAP, namespace, restore.STATE):
                     found.problems.append(
                         f"a restore is under way in {namespace} (ConfigMap {restore.STATE}): complete it by the same "
-                        "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true."
+                        "call of playbooks/restore.yml, or go back by -e restore_undo=true -e restore_confirm=true; "
+                        "of playbooks/upgrade_postgres.yml, where that has begun it."
                     )
+
+    def _same_major(self, found: Findings) -> None:
+        """PostgreSQL of another major does not start on the data that is there."""
+        for body in self.bodies:
+            if body["kind"] != "StatefulSet" or body["metadata"]["name"] != "postgres":
+                continue
+            namespace, image = body["metadata"]["namespace"], image_of(body)
+            live = self.cluster.get(KINDS["StatefulSet"], namespace, "postgres")
+            runs = image_of(live) if live else image
+            if None not in (majors := {major(runs), major(image)}) and len(majors) > 1:
+                found.problems.append(
+                    f"StatefulSet {namespace}/postgres runs {runs}, and postgres_image is {image}, another major"
+                    " version does not start on its data. To do: playbooks/upgrade_postgres.yml, which rehearses the"
+                    " upgrade, does it, or goes back; then this."
+                )
 
     def _fewer_replicas(self, found: Findings) -> None:
         """Members that have to be taken leave of first are not just stopped."""

@@ -64,11 +64,17 @@ def run_once(cluster: Cluster, cronjob: Body, timeout: float, tell: Callable[[st
 
 
 def _under_way(cluster: Cluster, cronjob: Body) -> Body | None:
-    """The newest Job of a CronJob that has not ended."""
+    """The newest Job of a CronJob that does the same work and has not ended."""
+    [work] = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     found = [
         job
         for job in cluster.list(JOB, cronjob["metadata"]["namespace"])["items"]
         if any(owner.get("uid") == cronjob["metadata"]["uid"] for owner in job["metadata"].get("ownerReferences") or [])
+        and all(
+            item.get(key) == work.get(key)
+            for item in job["spec"]["template"]["spec"]["containers"]
+            for key in ("image", "args")
+        )
         and not any(
             item["type"] in ("Complete", "Failed") and item["status"] == "True"
             for item in (job.get("status") or {}).get("conditions") or []

@@ -39,6 +39,9 @@ STATE = "restore"  # the ConfigMap's name, and the Lease's
 class Restore:
     """One restore in one cluster, of one store or some."""
 
+    playbook = "restore"
+    """Which begins it, and alone completes it."""
+
     def __init__(
         self,
         cluster: Cluster,
@@ -62,8 +65,8 @@ class Restore:
     def under_way(self) -> Body | None:
         """The state of a restore that has not ended.
 
-        Its target, timeline and undo, and whether it began as one; by store its members; by name of what was stopped
-        its replicas; since when.
+        Its playbook, target, timeline and undo, and whether it began as one; by store its members; by name of what was
+        stopped its replicas; since when.
         """
         found = self.cluster.get(CONFIG_MAP, self.namespace, STATE)
         return json.loads(found["data"]["state"]) if found else None
@@ -117,6 +120,11 @@ class Restore:
 
     def _require_same(self, state: Body, target: str, timeline: str, undo: bool) -> None:
         """One restore ends before another begins; only its own undoing may take its place."""
+        if (name := state.get("playbook", "restore")) != self.playbook:
+            raise EngineError(
+                f"what playbooks/{name}.yml has begun at {state['since']} is under way. To do: complete it,"
+                " or go back, by that playbook."
+            )
         same = (state["target"], state["timeline"], state["undo"]) == (target, timeline, undo)
         mine = {store.name for store in self.stores} == state["stores"].keys()
         if mine and (same or undo):
@@ -135,6 +143,7 @@ class Restore:
             if item.kind == "Deployment" and item.body and item.body["spec"]["replicas"]
         }
         state = {
+            "playbook": self.playbook,
             "target": target,
             "timeline": timeline,
             "undo": undo,

@@ -273,6 +273,22 @@ class Postgres(Members):
     kept = ("data", "tmp", "run", "shared-memory")
     """Volumes of a member that a restore needs, beside backup-*."""
 
+    def require_possible(self, undo: bool) -> None:
+        """What an upgrade has set aside is of another major than the image."""
+        pod = self.cluster.get(POD, self.namespace, f"{self.name}-0") if undo else None
+        if not pod or not is_ready(pod):
+            return  # the Job refuses it, too
+        look = (
+            "kept=$(ls -d $PGDATA.before-*[0-9]Z 2>/dev/null | tail -n 1)/PG_VERSION;"
+            " [ ! -e $kept ] || cmp -s $PGDATA/PG_VERSION $kept || cat $kept"
+        )
+        found = run_in_pod(self.cluster, self.namespace, f"{self.name}-0", self.name, ["sh", "-c", look], ASKED).strip()
+        if found:
+            raise EngineError(
+                f"what is set aside is PostgreSQL {found}'s, before an upgrade: -e upgrade_postgres_back=true of"
+                " playbooks/upgrade_postgres.yml goes back to it."
+            )
+
     def discard(self) -> list[str]:
         """By the program of the members."""
         return self._discard(["postgres-restore", "discard"])

@@ -145,6 +145,23 @@ def test_nothing_is_deployed_while_a_restore_is_under_way(check: Check, cluster)
     assert "a restore is under way in restoring" in check(platform_namespace="restoring")["text"]
 
 
+def test_another_major_of_postgres_is_refused_where_there_is_data(check: Check, cluster) -> None:
+    newer = {"postgres_image": "citadelbuy.local/postgres-17:17-1", "platform_namespace": "major"}
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "major"}})
+    assert not check(**newer).get("failed")
+    labels = {"app": "postgres"}
+    pod = {"containers": [{"name": "postgres", "image": "citadelbuy.local/postgres:15-11"}]}
+    spec = {"replicas": 0, "serviceName": "postgres", "selector": {"matchLabels": labels}}
+    spec["template"] = {"metadata": {"labels": labels}, "spec": pod}
+    body = {"metadata": {"name": "postgres"}, "spec": spec}
+    cluster.request("POST", "/apis/apps/v1/namespaces/major/statefulsets", body)
+    [line] = check(**newer)["text"].splitlines()
+    assert "major/postgres runs citadelbuy.local/postgres:15-11, and postgres_image is citadelbuy" in line
+    assert "To do: playbooks/upgrade_postgres.yml" in line
+    for tag in ("15-11", "15-12", "of-ours"):
+        assert not check(**newer | {"postgres_image": f"citadelbuy.local/postgres:{tag}"}).get("failed")
+
+
 def test_sealed_secrets_needs_leave_for_a_secret_that_exists(check: Check, cluster) -> None:
     leave = "annotate secret citadelbuy-secrets sealedsecrets.bitnami.com/managed=true"
     assert leave not in check("valid/secrets-sealed.yml")["text"]
