@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from ansible_collections.citadelbuy.platform.plugins.module_utils import cronjob_run
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import run_once
 from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import Lease
 from conftest import CHECKOUT
@@ -145,3 +146,13 @@ def test_a_run_that_was_killed_is_taken_up(back_up, deploy, cluster, namespace, 
     ran = run_once(cluster, live("apis/batch/v1:cronjobs/postgres-backup"), 60, lambda _line: kubelet.allowed.set())
     assert (ran.job, ran.joined) == (job["metadata"]["name"], True)
     assert len(jobs(cluster, namespace)) == 1
+
+
+def test_other_work_of_the_same_cronjob_is_not_taken_for_it(deploy, cluster, namespace, live):
+    deploy(CRON_JOB, store="postgres")
+    cronjob = live("apis/batch/v1:cronjobs/postgres-backup")
+    job = cluster.request("POST", cronjob_run.JOB.path(namespace), cronjob_run._job(cronjob))[1]
+    assert cronjob_run._under_way(cluster, cronjob)["metadata"]["name"] == job["metadata"]["name"]
+    [container] = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    container["args"] = ["postgres-backup", "rehearse"]
+    assert cronjob_run._under_way(cluster, cronjob) is None

@@ -7,6 +7,7 @@ import json
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import upgrade_postgres
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import Ran
 from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import (
     STATEFUL_SET,
     Members,
@@ -142,3 +143,50 @@ def test_members_end_before_the_one_that_leads_and_the_image_changes_after_the_d
     labels = live()["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/version"] == ("15-11" if undo else "17-1")
     assert [item["image"] for item in live()["spec"]["template"]["spec"]["containers"]] == [after, "exporter:15"]
+
+
+VERIFY = """
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: postgres-verify, namespace: "{{ ns }}"}
+spec:
+  schedule: 0 0 * * *
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{name: verify, image: "registry:5000/postgres:15-11", args: [postgres-backup, verify]}]
+          volumes: [{name: data, emptyDir: {sizeLimit: 10Gi}}, {name: run, emptyDir: {}}]
+"""
+
+
+def test_a_rehearsal_is_the_verification_with_the_new_image_and_twice_the_room(
+    upgrade, deploy, cluster, namespace, monkeypatch
+):
+    deploy(SET, role="postgres")
+    with pytest.raises(EngineError, match="is platform_backups true"):
+        upgrade(NEW).rehearse()
+    deploy(VERIFY, role="backups")
+    told = {"former": "15", "now": "17", "size": 5}
+    asked = []
+
+    def run_once(_cluster, cronjob, _timeout):
+        asked.append(cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+        return Ran("job", json.dumps(told), 12.34, joined=False)
+
+    monkeypatch.setattr(upgrade_postgres, "run_once", run_once)
+    assert upgrade(NEW).rehearse() == told | {"image": NEW, "all": 12.3}
+    [pod] = asked
+    assert (pod["containers"][0]["image"], pod["containers"][0]["args"]) == (NEW, ["postgres-backup", "rehearse"])
+    assert pod["volumes"] == [
+        {"name": "data", "emptyDir": {"sizeLimit": str(20 << 30)}},
+        {"name": "run", "emptyDir": {}},
+    ]
+    live = cluster.get(STATEFUL_SET, namespace, "postgres")
+    assert json.loads(live["metadata"]["annotations"][REHEARSED]) == told | {"image": NEW, "all": 12.3}
+    assert image_of(live) == OLD
+    assert upgrade(NEW)._rehearsed()["size"] == 5
+    # The roles' next run leaves it.
+    deploy(SET, role="postgres")
+    assert REHEARSED in cluster.get(STATEFUL_SET, namespace, "postgres")["metadata"]["annotations"]
