@@ -214,6 +214,18 @@ def test_data_that_is_not_another_majors_is_not_upgraded(volume, major, said):
     assert volume.marks() == {"pgdata": "mine"}
 
 
+def test_data_of_a_server_that_followed_is_not_upgraded_and_leads_once_it_is_put_back(volume):
+    volume.begin_with("mine", "15")
+    (volume.data / "standby.signal").touch()
+    with pytest.raises(SystemExit, match="did not lead"):
+        volume.program.upgrade("first")
+    assert volume.marks() == {"pgdata": "mine"}
+    volume.program.replace("second", "noon", "")
+    volume.program.MAJOR = "15"
+    volume.program.undo("back")
+    assert [path.name for path in volume.data.glob("*.signal")] == ["recovery.signal"]
+
+
 def test_a_volume_without_room_is_not_upgraded(volume, monkeypatch):
     volume.begin_with("mine", "15")
     monkeypatch.setattr(volume.program, "size_of", lambda _: 10**18)
