@@ -94,6 +94,19 @@ drill-datastores: $(STAMP) ## Members, processes, nodes and networks of the data
 		-e drill_rounds=10 -e drill_confirm=true -e drill_report_file=.cache/drill.json
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-disk
+drill-disk: $(STAMP) ## The leader's volume of each datastore filled to its alert under writes, on a cluster of its own whose volumes have their size
+	@variables='-e local_cluster_name=disk -e local_cluster_api_port=17450 -e local_cluster_nodes=2 -e local_cluster_volumes_limited=true
+	    -e postgres_replicas=3 -e redis_replicas=3 -e elasticsearch_replicas=3
+	    -e postgres_storage_size=4Gi -e redis_storage_size=4Gi -e elasticsearch_storage_size=4Gi
+	    -e alerts_volume_warning_ratio=0.85 -e alerts_volume_critical_ratio=0.95
+	    -e alerts_elasticsearch_disk_warning_ratio=0.8 -e alerts_elasticsearch_disk_critical_ratio=0.9'
+	ansible-playbook playbooks/local_cluster.yml playbooks/preflight.yml playbooks/foundation.yml playbooks/datastores.yml \
+	    playbooks/monitoring.yml -i inventories/local $$variables
+	ansible-playbook playbooks/drill.yml -i inventories/local $$variables -e drill_stores=all -e drill_scenarios=disk-filled \
+	    -e drill_confirm=true -e drill_report_file=.cache/drill_disk.json
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py

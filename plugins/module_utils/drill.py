@@ -12,6 +12,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     Cluster,
     EngineError,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import Prometheus
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, Fault, Nodes
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import STORES, Store
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import Write, Writer, longest_gap
@@ -56,6 +57,7 @@ class Drill:
         store: str,
         scenario: str,
         nodes: Nodes,
+        prometheus: Prometheus,
         program: str,
         timeout: float,
     ) -> None:
@@ -68,14 +70,15 @@ class Drill:
         """
         self.cluster, self.timeout = cluster, timeout
         self.store: Store = STORES[store](cluster, namespace)
-        self.fault: Fault = FAULTS[scenario](cluster, self.store, nodes)
+        self.fault: Fault = FAULTS[scenario](cluster, self.store, nodes, prometheus)
         self.nodes = nodes
         self.writer = Writer(cluster, namespace, program)
 
     def require_possible(self) -> str:
         """Refuse what would show nothing; returns the pod that leads.
 
-        :raises EngineError: the scenario needs the machine of the nodes, or the store is not at full strength.
+        :raises EngineError: the scenario needs the machine of the nodes, the store is not at full strength, or what
+            the scenario itself needs is not there.
         """
         outside = self.fault.embedded or (self.store.first and self.fault.name == "process-killed")
         if outside and not self.nodes.here:
@@ -89,7 +92,9 @@ class Drill:
                 f"({self.store.name}_replicas)."
             )
         self._until("full strength before the drill", lambda: not self._missing(), self._missing)
-        return self.store.leader()
+        leader = self.store.leader()
+        self.fault.require_possible(leader)
+        return leader
 
     def heal(self) -> None:
         """End what a killed run may have left."""
@@ -108,7 +113,7 @@ class Drill:
             since, begun = self.writer.now(), time.monotonic()
             try:
                 self.fault.begin()
-                self._until("the end of what happens", self._over)
+                self._until("end of what happens", self._over, self.fault.awaited)
             finally:
                 if self.fault.lasts:
                     self.fault.end()
@@ -128,6 +133,7 @@ class Drill:
             leader = self.require_possible()
             self.fault.look(leader)
             if self.fault.suits():
+                self._until("end of an earlier one", lambda: not self.fault.remains(), self.fault.remains)
                 return leader
             self.store.hand_over(leader)
             self._until("other leader", self.fault.another_leads)

@@ -1,7 +1,7 @@
-"""What a drill does to a store: to the member that leads, to its node or to all members.
+"""What a drill does to a store: to the member that leads, to its node, to its volume or to all members.
 
-A fault that lasts until it is ended (a node that is away, a network that is cut, a node that takes no pods) is ended in
-any case, also one that a killed run has left.
+A fault that lasts until it is ended (a node that is away, a network that is cut, a node that takes no pods, a volume
+that is full) is ended in any case, also one that a killed run has left.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import before_roll
+from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import quantity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
     EngineError,
     Resource,
 )
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import SEVERITY, Prometheus
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import Store
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, POD
 
 Body = dict[str, Any]
 NODE = Resource("v1", "Node", "nodes", False)
-STATEFUL_SET = KINDS["StatefulSet"]
+CLAIM, STATEFUL_SET = KINDS["PersistentVolumeClaim"], KINDS["StatefulSet"]
 MERGE = "application/merge-patch+json"
 MARK = "citadelbuy.io/drill"  # annotation of a node that a drill has cordoned
 MANAGED_BY = {"fieldManager": "citadelbuy-drill"}
 TABLE = "citadelbuy_drill"  # of nftables, in the network namespace of a node
 PAUSE = 0.2
 END = 120  # seconds for a drain, or for a node to end
+FILLER = "citadelbuy-drill"  # file in the volume of a member
+SHARED = 4 / 3  # of its claim: a volume that is larger is a folder of a disk that others use, too
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
 
@@ -118,11 +122,19 @@ class Fault:
     name = what = ""
     lasts = False  # until it is ended
     embedded = False  # whether the machine of the nodes is needed
+    alone = False  # whether it is done where it is named only: it asks more of a cluster than `all` does
 
-    def __init__(self, cluster: Cluster, store: Store, nodes: Nodes) -> None:
+    def __init__(self, cluster: Cluster, store: Store, nodes: Nodes, prometheus: Prometheus) -> None:
         """Nothing is done yet."""
-        self.cluster, self.store, self.nodes = cluster, store, nodes
+        self.cluster, self.store, self.nodes, self.prometheus = cluster, store, nodes, prometheus
+        self.leader = ""
         self.before: dict[str, Body] = {}
+
+    def require_possible(self, leader: str) -> None:
+        """Refuse what would show nothing, or harm others.
+
+        :raises EngineError: says why.
+        """
 
     def look(self, leader: str) -> None:
         """Note how things are before it."""
@@ -134,6 +146,10 @@ class Fault:
         """Whether it may happen to who leads now."""
         return True
 
+    def remains(self) -> str:
+        """What an earlier one has left that goes by itself, in words; empty where there is nothing."""
+        return ""
+
     def begin(self) -> None:
         """Let it happen."""
         raise NotImplementedError
@@ -141,6 +157,10 @@ class Fault:
     def happened(self) -> bool:
         """Whether it has come to its end, apart from the strength of the store."""
         return self.another_leads()
+
+    def awaited(self) -> str:
+        """What has not happened yet, in words; empty where there are none for it."""
+        return ""
 
     def another_leads(self) -> bool:
         """Another than before."""
@@ -334,6 +354,98 @@ class AllRestarted(Fault):
         return self.replaced([*self.before])
 
 
+class DiskFilled(Fault):
+    """A file takes the room of the leader's volume, up to the alert."""
+
+    name, what = "disk-filled", "a file fills the leader's volume, until Prometheus has its alert"
+    lasts = alone = True
+
+    def require_possible(self, leader: str) -> None:
+        """The volume is the claim's alone, and the alert comes before the store takes no more writes."""
+        claim, _path = self.store.volume(leader)
+        found = self.cluster.get(CLAIM, self.store.namespace, claim)
+        if found is None:
+            raise EngineError(f"there is no claim {self.store.namespace}/{claim}.")
+        claimed = found["spec"]["resources"]["requests"]["storage"]
+        size, _free = self._room(leader)
+        if size > float(quantity(claimed)) * SHARED:
+            raise EngineError(
+                f"{self.name}: the disk of {claim} has {size / 2**30:.1f} GiB and the claim {claimed}: others share "
+                "it, so it is not filled. An embedded cluster with -e local_cluster_volumes_limited=true has volumes "
+                "of their own size."
+            )
+        alert, _labels = self.store.alarm(leader)
+        share, most = self.prometheus.share(alert), self.store.most_in_use()
+        if share >= most:
+            raise EngineError(
+                f"{self.name}: {self.store.title} takes no writes with {most:.0%} of its disk in use, and {share:.0%} "
+                f"are to be for {alert}: lower the alert's ratio."
+            )
+
+    def look(self, leader: str) -> None:
+        """The writer may be on any node: none is lost."""
+        super().look(leader)
+        self.node = ""
+
+    def remains(self) -> str:
+        """The alert, until the volume was measured again."""
+        state = self._state()
+        return f"{self._alert()} is {state}" if state else ""
+
+    def begin(self) -> None:
+        """As much as lacks."""
+        size, free = self._room(self.leader)
+        share = self.prometheus.share(self.store.alarm(self.leader)[0])
+        lacking = int(free - size * (1 - share))
+        if lacking <= 0:
+            raise EngineError(f"{1 - free / size:.0%} of the volume of {self.leader} are in use already.")
+        self.store.run(self.leader, "fallocate", "--length", str(lacking), self._file(self.leader))
+
+    def happened(self) -> bool:
+        """Prometheus has the alert."""
+        return self._state() != ""
+
+    def awaited(self) -> str:
+        """The alert."""
+        if self._state():
+            return ""
+        size, free = self._room(self.leader)
+        limit = self.prometheus.limit(self.store.alarm(self.leader)[0])
+        return f"{self._alert()} comes above {limit:.0%}, and {1 - free / size:.0%} of the volume are in use"
+
+    def end(self) -> None:
+        """No member has the file any more.
+
+        :raises EngineError: says of which member it is not known.
+        """
+        failed = []
+        for pod in self.store.pods():
+            name = pod["metadata"]["name"]
+            try:
+                self.store.run(name, "rm", "-f", self._file(name))
+            except EngineError as error:
+                failed.append(f"{self._file(name)} of {name}: {error}")
+        if failed:
+            raise EngineError(f"{self.name}: not removed: {'; '.join(failed)}")
+
+    def _file(self, pod: str) -> str:
+        return f"{self.store.volume(pod)[1]}/{FILLER}"
+
+    def _room(self, pod: str) -> tuple[int, int]:
+        """Bytes of the volume's file system, and those that are free, as a kubelet counts them."""
+        told = self.store.run(pod, "df", "--block-size=1", "--output=size,avail", self.store.volume(pod)[1])
+        size, free = told.splitlines()[-1].split()
+        return int(size), int(free)
+
+    def _state(self) -> str:
+        return self.prometheus.state(*self.store.alarm(self.leader))
+
+    def _alert(self) -> str:
+        alert, labels = self.store.alarm(self.leader)
+        of = ", ".join(f"{name} {value}" for name, value in labels.items())
+        return f"{alert} ({SEVERITY}; {of})"
+
+
 FAULTS: dict[str, type[Fault]] = {
     fault.name: fault
     for fault in (
@@ -345,5 +457,6 @@ FAULTS: dict[str, type[Fault]] = {
         Drain,
         RollingUpdate,
         AllRestarted,
+        DiskFilled,
     )
 }

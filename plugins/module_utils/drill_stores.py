@@ -24,6 +24,7 @@ Body = dict[str, Any]
 ENDPOINTS = Resource("v1", "Endpoints", "endpoints", True)
 ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True)
 REDIS = "REDISCLI_AUTH=$(cat /etc/citadelbuy/secrets/REDIS_PASSWORD) redis-cli -s /run/redis/redis.sock"
+FLOOD_STAGE = "cluster.routing.allocation.disk.watermark.flood_stage"
 STATEFUL_SET = KINDS["StatefulSet"]
 ASKED = 60  # seconds that a command in a member may take
 
@@ -67,6 +68,21 @@ class Store:
     def writer(self) -> Body:
         """Of the writer's pod: image, env, and keys of Secret citadelbuy-secrets."""
         raise NotImplementedError
+
+    def volume(self, pod: str) -> tuple[str, str]:
+        """Of a member's data: the claim, and the folder of the server's container where it is."""
+        [template, *_] = self.stateful_set()["spec"]["volumeClaimTemplates"]
+        name = template["metadata"]["name"]
+        [path] = [item["mountPath"] for item in self.container()["volumeMounts"] if item["name"] == name]
+        return f"{name}-{pod}", path
+
+    def alarm(self, pod: str) -> tuple[str, dict[str, str]]:
+        """Name and labels of the alert that its volume fills."""
+        return "PersistentVolumeFilling", {"namespace": self.namespace, "persistentvolumeclaim": self.volume(pod)[0]}
+
+    def most_in_use(self) -> float:
+        """The share of a volume with which the store takes writes no more."""
+        return 1.0
 
     def members(self) -> int:
         """How many there are to be.
@@ -237,6 +253,16 @@ class Elasticsearch(Store):
         """By leaving it out of the votes for as long as it takes."""
         self._ask(f"/_cluster/voting_config_exclusions?node_names={leader}&timeout=30s", "POST")
         self._ask("/_cluster/voting_config_exclusions?wait_for_removal=false", "DELETE")
+
+    def alarm(self, pod: str) -> tuple[str, dict[str, str]]:
+        """Its own, which comes before indices are read-only."""
+        return "ElasticsearchDiskFilling", {"namespace": self.namespace, "pod": pod}
+
+    def most_in_use(self) -> float:
+        """The flood stage."""
+        told = self._ask("/_cluster/settings?include_defaults=true&flat_settings=true")
+        parts = [told.get(part) or {} for part in ("transient", "persistent", "defaults")]
+        return float(next(part[FLOOD_STAGE] for part in parts if FLOOD_STAGE in part).rstrip("%")) / 100
 
     def process(self, pod: str) -> str:
         """Of its container: the server is the container's first process."""

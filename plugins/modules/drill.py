@@ -11,7 +11,7 @@ description:
   - Something happens to the member that leads; what it was is undone where it lasts.
   - Told is the time from the last acknowledged write before to the first after, the time to full strength, and which
     acknowledged writes the store does not have; one that is lost fails the task.
-  - What a killed run has left (a cordoned node, a cut network) is ended by the same call.
+  - What a killed run has left (a cordoned node, a cut network, a file that fills a volume) is ended by the same call.
 options:
   stores:
     description: Names of stores, or C(all). Commas may separate them.
@@ -19,7 +19,7 @@ options:
     elements: str
     required: true
   scenarios:
-    description: Names of what happens, or C(all). Commas may separate them.
+    description: Names of what happens, or C(all), which leaves out C(disk-filled). Commas may separate them.
     type: list
     elements: str
     required: true
@@ -39,6 +39,16 @@ options:
     description: C(name) and C(state_dir) of the embedded cluster, whose nodes are lost and cut from outside.
     type: dict
     required: true
+  monitoring_namespace:
+    description: Namespace of Prometheus, which C(disk-filled) asks for its alert.
+    type: str
+    required: true
+  disk_ratio:
+    description:
+      - Share of a volume that C(disk-filled) fills.
+      - 0 is a hundredth above the ratio of the critical alert in Prometheus.
+    type: float
+    default: 0.0
   report:
     description: File that gets every round as JSON, written after each.
     type: path
@@ -62,6 +72,7 @@ EXAMPLES = r"""
     programs:
       postgres: "{{ lookup('ansible.builtin.file', 'postgres_writer.py') }}"
     nodes: {name: citadelbuy, state_dir: /var/lib/citadelbuy/citadelbuy}
+    monitoring_namespace: citadelbuy-monitoring
 """
 
 RETURN = r"""

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.action.drill import named
+from ansible_collections.citadelbuy.platform.plugins.action.drill import ALONE, named
 from ansible_collections.citadelbuy.platform.plugins.module_utils import drill_faults, drill_writer
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill import Drill, Round, table
-from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import NODE, Drain, Nodes
-from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import Postgres
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import Prometheus
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, NODE, Nodes
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import FLOOD_STAGE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import Write, longest_gap, parse
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
 
@@ -41,14 +42,35 @@ kind: Pod
 metadata: {name: guarded, namespace: "{{ ns }}", labels: {app: guarded}}
 spec: {nodeName: drained, containers: [{name: main, image: "main:1"}]}
 """
-
+VOLUME = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: "{{ store }}", namespace: "{{ ns }}"}
+spec:
+  replicas: 0
+  serviceName: members
+  selector: {matchLabels: {app: "{{ store }}"}}
+  template:
+    metadata: {labels: {app: "{{ store }}"}}
+    spec: {containers: [{name: "{{ store }}", image: "store:1", volumeMounts: [{name: data, mountPath: /data}]}]}
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: "data-{{ store }}-0", namespace: "{{ ns }}"}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"""
+MIB = 1 << 20
 
 SLEEPER = "sh -c \"trap '' TERM; while :; do sleep 0.1; done\""
 
 
-def drill(cluster, namespace, scenario="pod-deleted", nodes=None, timeout=1):
-    """One of PostgreSQL, with nothing started."""
-    return Drill(cluster, namespace, "postgres", scenario, nodes or Nodes("none", "/nonexistent"), "", timeout)
+def drill(cluster, namespace, scenario="pod-deleted", nodes=None, timeout=1, store="postgres", ratio=0.0):
+    """One, of PostgreSQL where no other store is named, with nothing started."""
+    prometheus = Prometheus(cluster, "monitoring", ratio)
+    return Drill(cluster, namespace, store, scenario, nodes or Nodes("none", "/nonexistent"), prometheus, "", timeout)
 
 
 def test_a_log_has_what_was_acknowledged_and_no_line_that_is_cut_off():
@@ -115,7 +137,7 @@ def test_a_drain_that_a_budget_refuses_names_the_pod_and_is_undone(
         patch_status("api/v1:pods/guarded", {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
         allowed = {"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1}
         patch_status("apis/policy/v1:poddisruptionbudgets/postgres", allowed | {"expectedPods": 1})
-        fault = Drain(cluster, Postgres(cluster, namespace), Nodes("none", "/nonexistent"))
+        fault = drill(cluster, namespace, "drain").fault
         fault.leader, fault.node = "postgres-0", "drained"
         with pytest.raises(EngineError, match=f"the drain of drained does not end: {namespace}/guarded stay"):
             fault.begin()
@@ -149,6 +171,127 @@ def test_a_writer_that_does_not_begin_is_not_left_behind(cluster, namespace, dep
     [authority] = [volume["secret"] for volume in found["spec"]["volumes"] if volume["name"] == "authority"]
     assert authority["secretName"] == "postgres-tls"
     assert [item["key"] for item in authority["items"]] == ["ca.crt"]
+
+
+class Disk:
+    """The volume of a store's member 0 as its container sees it, and Prometheus; both as they answered in a cluster."""
+
+    def __init__(self, one: Drill, monkeypatch, size: int, free: int) -> None:
+        self.size, self.free, self.commands, self.away = size, free, [], set()
+        self.alerts = []
+        monkeypatch.setattr(one.store, "run", self.run)
+        monkeypatch.setattr(
+            one.store, "pods", lambda: [{"metadata": {"name": f"{one.store.name}-{n}"}} for n in (0, 1)]
+        )
+        monkeypatch.setattr(one.fault.prometheus, "_ask", self.ask)
+        one.fault.leader = f"{one.store.name}-0"
+
+    def run(self, pod: str, *words: str) -> str:
+        self.commands.append((pod, *words))
+        if pod in self.away:
+            raise EngineError(f"exec in pod {pod}: no")
+        if words[0] == "fallocate":
+            self.free -= int(words[2])
+        return f"  1B-blocks      Avail\n{self.size} {self.free}\n" if words[0] == "df" else ""
+
+    def ask(self, path: str) -> dict:
+        if path == "alerts":
+            return {"alerts": self.alerts}
+        names = {"PersistentVolumeFilling": ("persistentvolumeclaim:used:ratio", 0.85, 0.95)}
+        names["ElasticsearchDiskFilling"] = ("elasticsearch:filesystem_used:ratio", 0.8, 0.9)
+        rules = [
+            {"name": name, "labels": {"severity": severity}, "query": f"{metric} > {limit}"}
+            for name, (metric, *limits) in names.items()
+            for severity, limit in zip(("warning", "critical"), limits, strict=True)
+        ]
+        return {"groups": [{"rules": []}, {"rules": rules}]}
+
+    def alert(self, name: str, severity: str = "critical", state: str = "pending", **labels: str) -> None:
+        self.alerts.append({"labels": {"alertname": name, "severity": severity, "team": "x"} | labels, "state": state})
+
+
+def test_a_disk_that_others_share_is_not_filled(cluster, namespace, deploy, monkeypatch):
+    deploy(VOLUME, store="postgres")
+    one = drill(cluster, namespace, "disk-filled")
+    disk = Disk(one, monkeypatch, 252 << 30, 50 << 30)
+    with pytest.raises(
+        EngineError, match=r"the disk of data-postgres-0 has 252\.0 GiB and the claim 1Gi: others share it"
+    ):
+        one.fault.require_possible("postgres-0")
+    disk.size = 1300 * MIB  # a file system that has a little more than was asked for
+    one.fault.require_possible("postgres-0")
+    assert not [command for command in disk.commands if "fallocate" in command]
+
+
+def test_a_volume_is_filled_just_above_its_alert_and_waited_for(cluster, namespace, deploy, monkeypatch):
+    deploy(VOLUME, store="postgres")
+    one = drill(cluster, namespace, "disk-filled")
+    disk = Disk(one, monkeypatch, 1000 * MIB, 900 * MIB)
+    one.fault.begin()
+    assert disk.free == pytest.approx(40 * MIB, abs=1)
+    assert disk.commands[-1] == ("postgres-0", "fallocate", "--length", str(860 * MIB), "/data/citadelbuy-drill")
+    claim = {"namespace": namespace, "persistentvolumeclaim": "data-postgres-0"}
+    # Neither the other severity nor another volume is it.
+    disk.alert("PersistentVolumeFilling", "warning", **claim)
+    disk.alert("PersistentVolumeFilling", **claim | {"persistentvolumeclaim": "data-postgres-1"})
+    assert not one.fault.happened()
+    disk.alert("PersistentVolumeFilling", **claim)
+    assert one.fault.happened()
+    assert one.fault.awaited() == ""
+    # The next round waits until it has gone.
+    assert "data-postgres-0) is pending" in one.fault.remains()
+    with pytest.raises(EngineError, match="96% of the volume of postgres-0 are in use already"):
+        one.fault.begin()
+
+
+def test_an_alert_that_does_not_come_is_named(cluster, namespace, deploy, monkeypatch):
+    deploy(VOLUME, store="postgres")
+    one = drill(cluster, namespace, "disk-filled", ratio=0.9)
+    Disk(one, monkeypatch, 1000 * MIB, 900 * MIB)
+    one.fault.begin()
+    said = (
+        r"postgres disk-filled: no end of what happens after 1 s: PersistentVolumeFilling \(critical; namespace \S+, "
+        r"persistentvolumeclaim data-postgres-0\) comes above 95%, and 90% of the volume are in use"
+    )
+    with pytest.raises(EngineError, match=said):
+        one._until("end of what happens", one._over, one.fault.awaited)
+
+
+def test_the_file_goes_from_every_member_and_one_that_cannot_be_asked_is_named(cluster, namespace, deploy, monkeypatch):
+    deploy(VOLUME, store="redis")
+    one = drill(cluster, namespace, "disk-filled", store="redis")
+    disk = Disk(one, monkeypatch, 1000 * MIB, 900 * MIB)
+    one.heal()
+    assert disk.commands == [(name, "rm", "-f", "/data/citadelbuy-drill") for name in ("redis-0", "redis-1")]
+    disk.away = {"redis-0"}
+    with pytest.raises(EngineError, match="not removed: /data/citadelbuy-drill of redis-0: exec in pod redis-0: no"):
+        one.heal()
+    assert disk.commands[-1][0] == "redis-1"
+
+
+def test_elasticsearch_has_an_alert_of_its_own_before_it_takes_no_writes(cluster, namespace, deploy, monkeypatch):
+    deploy(VOLUME, store="elasticsearch")
+    one = drill(cluster, namespace, "disk-filled", store="elasticsearch")
+    disk = Disk(one, monkeypatch, 1000 * MIB, 900 * MIB)
+    settings = {"persistent": {}, "transient": {}, "defaults": {FLOOD_STAGE: "95%"}}
+    monkeypatch.setattr(one.store, "_ask", lambda _path: settings)
+    one.fault.require_possible("elasticsearch-0")
+    one.fault.begin()
+    assert disk.free == pytest.approx(90 * MIB, abs=1)
+    disk.alert("ElasticsearchDiskFilling", namespace=namespace, pod="elasticsearch-0", state="firing")
+    assert one.fault.happened()
+    settings["persistent"] = {FLOOD_STAGE: "90%"}
+    with pytest.raises(
+        EngineError, match=r"takes no writes with 90% of its disk in use, and 91% are to be for Elastic"
+    ):
+        one.fault.require_possible("elasticsearch-0")
+
+
+def test_a_prometheus_without_the_alert_is_named(cluster, namespace, monkeypatch):
+    one = drill(cluster, namespace, "disk-filled")
+    monkeypatch.setattr(one.fault.prometheus, "_ask", lambda _path: {"groups": []})
+    with pytest.raises(EngineError, match="monitoring/prometheus-0 has no critical alert PersistentVolumeFilling"):
+        one.fault.prometheus.share("PersistentVolumeFilling")
 
 
 @pytest.fixture
@@ -202,6 +345,12 @@ def test_a_lost_node_stays_away_until_it_is_started(nodes):
 def test_a_name_that_there_is_not_is_refused(given, said):
     with pytest.raises(EngineError, match=said):
         named(given, ["postgres", "redis"], "store")
+
+
+def test_all_scenarios_are_those_that_ask_no_more_of_a_cluster():
+    every = named(["all"], [*FAULTS], "scenario", ALONE)
+    assert [name for name in FAULTS if name not in every] == ["disk-filled"]
+    assert named(["disk-filled"], [*FAULTS], "scenario", ALONE) == ["disk-filled"]
 
 
 def test_names_come_with_commas_and_in_order():
