@@ -23,7 +23,9 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any, NoReturn
 
 CONFIGURATION = Path(os.environ.get("PATRONICTL_CONFIG_FILE", "/tmp/patroni.json"))
@@ -38,6 +40,10 @@ API_TIMEOUT = 30
 
 CERTIFICATE_PAUSE = 10
 """Seconds between looks at the certificate's files; at the first one Patroni has long learnt to take a signal."""
+
+STOP_PAUSE = 0.1
+"""Seconds between Patroni's looks at whether its API and its server have stopped. With its own, half a second and a
+second, a primary whose pod has a second to end is killed before it has given away its hold."""
 
 PGBACKREST = "timeout 30 pgbackrest"
 """It goes on trying for 80 s where it is refused, and as long nobody learns that the archiver fails."""
@@ -306,7 +312,13 @@ def run_patroni(arguments: list[str]) -> NoReturn:
     CONFIGURATION.write_text(json.dumps(patroni_configuration(arguments), indent=2))
     Path(required("PGDATA")).parent.mkdir(parents=True, exist_ok=True)
     watch_certificate()
-    os.execvp("patroni", ["patroni", str(CONFIGURATION)])
+    from patroni import api, postgresql
+    from patroni.__main__ import main as patroni
+
+    postgresql.STOP_POLLING_INTERVAL = STOP_PAUSE
+    api.RestApiServer.serve_forever = partialmethod(BaseServer.serve_forever, STOP_PAUSE)
+    sys.argv = ["patroni", str(CONFIGURATION)]
+    sys.exit(patroni())
 
 
 def reload() -> None:
