@@ -79,7 +79,7 @@ drill-backup: $(STAMP) ## Backups restored to points in time, exactly; without t
 
 .PHONY: drill-upgrade
 drill-upgrade: $(STAMP) ## PostgreSQL 15 to 17 and back with three members, rehearsed and compared, on a cluster of its own
-	@variables='-e local_cluster_name=upgrade -e local_cluster_api_port=17450 -e platform_backups=true -e postgres_replicas=3'
+	@variables='-e local_cluster_name=upgrade -e local_cluster_api_port=17451 -e platform_backups=true -e postgres_replicas=3'
 	# Both images in the nodes.
 	ansible-playbook playbooks/local_cluster.yml -i inventories/local $$variables -e postgres_image=citadelbuy.local/postgres-17:17-1
 	ansible-playbook playbooks/site.yml -i inventories/local $$variables
