@@ -1,4 +1,4 @@
-"""What has to be done before the pods of a StatefulSet are replaced: a command, which its annotation names.
+"""What has to be done before pods of a StatefulSet are replaced or go: a command, which its annotation names.
 
 The annotation counts that the live object has, and a pod that is made from its present template: such a pod knows the
 command. One of an earlier version may not, and without any nothing is done, for the roll may be what repairs.
@@ -21,14 +21,16 @@ TIMEOUT = 240  # seconds
 
 
 def command(change: Change) -> str:
-    """The command that has to run before a change is made; empty where there is none, or no pod is replaced.
+    """The command that has to run before a change is made; empty where there is none, or no pod is replaced or goes.
 
     :param change: as the server's dry run predicts it.
     """
     before, after = change.before, change.after
     if change.kind != "StatefulSet" or not before or not after:
         return ""
-    return "" if before["spec"]["template"] == after["spec"]["template"] else _command(before)
+    old, new = before["spec"], after["spec"]
+    fewer = new.get("replicas", 1) < old.get("replicas", 1)
+    return _command(before) if fewer or old["template"] != new["template"] else ""
 
 
 def run(cluster: Cluster, live: Body) -> str:
@@ -49,8 +51,8 @@ def run(cluster: Cluster, live: Body) -> str:
         answer = run_in_pod(cluster, namespace, metadata["name"], container, shlex.split(said), TIMEOUT)
     except EngineError as error:
         raise EngineError(
-            f"StatefulSet {namespace}/{name}: its pods are not replaced, for `{said}` has to run in one of them first, "
-            f"and failed: {str(error).rstrip('.')}. To do: see to that and run again; or, to roll without, "
+            f"StatefulSet {namespace}/{name}: its pods are left as they are, for `{said}` has to run in one of them "
+            f"first, and failed: {str(error).rstrip('.')}. To do: see to that and run again; or, to roll without, "
             f"kubectl -n {namespace} annotate statefulset {name} {BEFORE_ROLL}-"
         ) from None
     return " ".join(answer.split()) or f"`{said}` has run first"

@@ -1,4 +1,4 @@
-"""What runs in a pod before a StatefulSet's pods are replaced: a real API server, and a word for the kubelet's exec."""
+"""What runs in a pod before a StatefulSet's pods are replaced or go: a real API server, a word for its exec."""
 
 from __future__ import annotations
 
@@ -121,6 +121,14 @@ def test_not_where_no_pod_is_replaced(deploy: Deployer, exec_in_pod: Exec, ready
     assert exec_in_pod.calls == []
 
 
+def test_before_members_go(deploy: Deployer, exec_in_pod: Exec, ready: Callable) -> None:
+    deploy(STORE, replicas=3)
+    ready(3)
+    assert store_of(deploy(STORE, check=True, replicas=1)).reason == f"{HAND_OVER} would run in one of its pods first"
+    assert store_of(deploy(STORE, replicas=1)).reason == "store-0 leads after store-1"
+    assert len(exec_in_pod.calls) == 1
+
+
 def test_not_with_one_replica(deploy: Deployer, exec_in_pod: Exec, ready: Callable) -> None:
     deploy(STORE, replicas=1)
     ready(1)
@@ -145,10 +153,9 @@ def test_where_it_fails_nothing_is_replaced(
     exec_in_pod.error = "exec in pod shop/store-0, container server: nobody takes over."
     outcome = deploy(STORE, image="server:2")
     (error,) = outcome.errors
-    where = (
-        f"StatefulSet {deploy.namespace}/store: its pods are not replaced, for {HAND_OVER} has to run in one of them"
+    assert error.startswith(
+        f"StatefulSet {deploy.namespace}/store: its pods are left as they are, for {HAND_OVER} has to"
     )
-    assert error.startswith(where)
     assert "container server: nobody takes over. To do: " in error
     assert f"kubectl -n {deploy.namespace} annotate statefulset store citadelbuy.io/before-roll-" in error
     containers = live("apis/apps/v1:statefulsets/store")["spec"]["template"]["spec"]["containers"]

@@ -48,6 +48,20 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> Non
         time.sleep(0.3)
 
 
+def play(*words: str) -> subprocess.CompletedProcess[str]:
+    """The datastores' play."""
+    done = subprocess.run(
+        ["ansible-playbook", "playbooks/datastores.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *words],
+        cwd=CHECKOUT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    return done
+
+
 def transitions(cluster: Cluster) -> int:
     """How often the leader has changed, by Patroni's own count."""
     return int(cluster.get(ENDPOINTS, NAMESPACE, "postgres")["metadata"]["annotations"]["transitions"])
@@ -65,15 +79,7 @@ def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres) -> N
         writer.start(postgres.writer(), [*postgres.ports], postgres.name, "")
         since = writer.now()
         words = ["--tags", "postgres", "-e", f"postgres_slow_statement_milliseconds={time.time_ns() % 10**6 + 1000}"]
-        done = subprocess.run(
-            ["ansible-playbook", "playbooks/datastores.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *words],
-            cwd=CHECKOUT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        print(done.stdout)
+        done = play(*words)
         assert done.returncode == 0, done.stdout + done.stderr
         until(lambda: not postgres.missing(), "full strength")
         until(writer.flows, "writes")
