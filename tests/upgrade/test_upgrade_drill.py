@@ -60,7 +60,8 @@ def whole() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> None:
-    """The drill's own table."""
+    """The drill's own table, by the first member, which is asked to lead."""
+    print(kubectl("exec", "postgres-0", "--container", "postgres", "--", "postgres-lead"))
     sql("DROP TABLE IF EXISTS drill; CREATE TABLE drill (number int PRIMARY KEY)")
     insert(1, 1000)
 
