@@ -96,11 +96,11 @@ drill-datastores: $(STAMP) ## Members, processes, nodes and networks of the data
 
 .PHONY: drill-disk
 drill-disk: $(STAMP) ## The leader's volume of each datastore filled to its alert under writes, on a cluster of its own whose volumes have their size
-	@variables='-e local_cluster_name=disk -e local_cluster_api_port=17450 -e local_cluster_nodes=2 -e local_cluster_volumes_limited=true
-	    -e postgres_replicas=3 -e redis_replicas=3 -e elasticsearch_replicas=3
-	    -e postgres_storage_size=4Gi -e redis_storage_size=4Gi -e elasticsearch_storage_size=4Gi
-	    -e alerts_volume_warning_ratio=0.85 -e alerts_volume_critical_ratio=0.95
-	    -e alerts_elasticsearch_disk_warning_ratio=0.8 -e alerts_elasticsearch_disk_critical_ratio=0.9'
+	@variables='-e local_cluster_name=disk -e local_cluster_api_port=17450 -e local_cluster_nodes=2 -e local_cluster_volumes_limited=true'
+	variables+=' -e postgres_replicas=3 -e redis_replicas=3 -e elasticsearch_replicas=3'
+	variables+=' -e postgres_storage_size=4Gi -e redis_storage_size=4Gi -e elasticsearch_storage_size=4Gi'
+	variables+=' -e alerts_volume_warning_ratio=0.85 -e alerts_volume_critical_ratio=0.95'
+	variables+=' -e alerts_elasticsearch_disk_warning_ratio=0.8 -e alerts_elasticsearch_disk_critical_ratio=0.9'
 	ansible-playbook playbooks/local_cluster.yml playbooks/preflight.yml playbooks/foundation.yml playbooks/datastores.yml \
 	    playbooks/monitoring.yml -i inventories/local $$variables
 	ansible-playbook playbooks/drill.yml -i inventories/local $$variables -e drill_stores=all -e drill_scenarios=disk-filled \
