@@ -321,6 +321,19 @@ def test_a_backup_that_rests_says_what_one_says_that_does_not(monkeypatch, tmp_p
         program.paced("backup")
 
 
+def test_a_server_on_what_was_restored_waits_for_no_member(program, monkeypatch, tmp_path):
+    # Its own settings are those of a primary of several members, whose commits wait for one.
+    commands = []
+    run = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(program.subprocess, "run", lambda command, **_: commands.append(command) or run)
+    monkeypatch.setenv("PGDATA", str(tmp_path))
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    (tmp_path / "PG_VERSION").write_text("15\n")
+    program.serve()
+    assert any("-c synchronous_standby_names=''" in word for word in commands[0])
+    assert load_program("images/postgres/files/postgres-restore").ALONE["synchronous_standby_names"] == ""
+
+
 def test_what_it_waited_for_gets_the_record_that_nobody_wrote(program, repository, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(program, "record", lambda label: program.note(label, record=RECORD))
