@@ -71,6 +71,8 @@ class ActionModule(EngineAction):
             say(CONFIRM)
             return {"changed": args["confirm"]}
         rounds: list[Round] = []
+        if args["report"]:
+            Path(args["report"]).parent.mkdir(parents=True, exist_ok=True)
         with Lease(cluster, self.settings.namespace, "drill", "A drill"):
             for drill in drills:
                 for _ in range(args["rounds"]):
