@@ -47,9 +47,9 @@ def major(image: str) -> int | None:
 
 
 def image_of(workload: Body) -> str:
-    """The image of a StatefulSet's server."""
+    """The image of a StatefulSet's server; empty where it has none."""
     containers = workload["spec"]["template"]["spec"]["containers"]
-    return next(str(item["image"]) for item in containers if item["name"] == Postgres.name)
+    return next((str(item["image"]) for item in containers if item["name"] == Postgres.name), "")
 
 
 class Upgraded(Postgres):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import before_roll
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import Prometheus
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import Nodes, RollingUpdate
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import Postgres
 from conftest import Deployer, actions
@@ -209,7 +210,8 @@ def test_a_drill_does_it_too(deploy: Deployer, exec_in_pod: Exec, ready: Callabl
 
     store = Postgres(deploy.cluster, deploy.namespace)
     store.name = "store"
-    RollingUpdate(deploy.cluster, store, Nodes("none", "/nonexistent")).begin()
+    prometheus = Prometheus(deploy.cluster, "monitoring", 0)
+    RollingUpdate(deploy.cluster, store, Nodes("none", "/nonexistent"), prometheus).begin()
     assert exec_in_pod.calls == [(deploy.namespace, "store-0", "server", ["hand-over", "--to", "0 1"])]
     ready(image="server:1")
 
