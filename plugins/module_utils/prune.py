@@ -28,6 +28,8 @@ def guard(body: Body) -> str:
         return "it holds data in volumes"
     if body["kind"] == "Secret" and GENERATE in (body["metadata"].get("annotations") or {}):
         return "its generated values exist nowhere else"
+    if body["kind"] == "Job" and (body.get("status") or {}).get("ready"):
+        return "its pod is at work, and the next run deletes it when it has ended"
     return GUARDED.get(body["kind"], "")
 
 
@@ -62,15 +64,15 @@ def _delete(cluster: Cluster, body: Body, owners: set[str], allowed: set[str], d
     started = time.monotonic()
     metadata = body["metadata"]
     change = Change(body["kind"], metadata.get("namespace"), metadata["name"], "kept", before=body)
-    reason = guard(body)
-    if reason and str(change) not in allowed:
-        change.reason = f'{reason}; to delete it: {VARIABLE}: ["{change}"]'
-        return change
     resource = cluster.resource(body["apiVersion"], body["kind"])
     live: Body | None = body
     for _attempt in range(TRIES):
         if live is None or live["metadata"]["uid"] != metadata["uid"] or live["metadata"].get("deletionTimestamp"):
             break  # somebody was quicker
+        reason = guard(live)
+        if reason and str(change) not in allowed:
+            change.reason = f'{reason}; to delete it: {VARIABLE}: ["{change}"]'
+            return change
         if diff.content(live) != diff.content(body) or _applied_at(live) != _applied_at(body):
             change.reason = "another run or user has changed it since this run began"
             return change

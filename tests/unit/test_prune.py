@@ -362,3 +362,29 @@ def test_the_parent_comes_back_with_its_namespace(cluster, tmp_path, namespace):
     assert actions(deploy(template, prune=True)) == ["created"]
     body = cluster.request("GET", f"/api/v1/namespaces/{deploy.namespace}/configmaps/applyset-test")[1]
     assert "Namespace" in body["metadata"]["annotations"][parent.GROUP_KINDS]
+
+
+JOB = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: "{{ name }}", namespace: "{{ ns }}"}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: "migrate:1"}]}}}
+"""
+
+
+def test_a_job_at_work_is_not_cut_off(deploy, live, cluster, namespace, patch_status, eventually):
+    deploy(JOB, name="old", prune=True)
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    eventually(lambda: cluster.request("GET", pods)[1]["items"])
+    (pod,) = cluster.request("GET", pods)[1]["items"]
+    now = "2026-01-01T00:00:00Z"
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+    patch_status(f"pods/{pod['metadata']['name']}", {"phase": "Running", "conditions": [ready]})
+    eventually(lambda: live("apis/batch/v1:jobs/old")["status"].get("ready"))
+    outcome = deploy(JOB, name="new", prune=True)
+    assert told(outcome) == [("created", "Job/new"), ("kept", "Job/old")]
+    assert "its pod is at work" in outcome.applied[1].reason
+    ended = ready | {"status": "False", "reason": "PodCompleted"}
+    patch_status(f"pods/{pod['metadata']['name']}", {"phase": "Succeeded", "conditions": [ended]})
+    eventually(lambda: live("apis/batch/v1:jobs/old")["status"].get("completionTime"))
+    assert told(deploy(JOB, name="new", prune=True)) == [("pruned", "Job/old")]
