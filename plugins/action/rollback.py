@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
+from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, named
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, progress, targets_of
 
@@ -65,11 +65,8 @@ class ActionModule(EngineAction):
         ids = ",".join(applyset.applyset_id(role, self.settings.namespace) for role in args["roles"])
         selector = f"{applyset.PART_OF} in ({ids})"
         found = cluster.list(rollback.DEPLOYMENT, self.settings.namespace, labelSelector=selector)["items"]
-        names = ", ".join(sorted(body["metadata"]["name"] for body in found)) or "none"
         if args["name"]:
-            found = [body for body in found if body["metadata"]["name"] == args["name"]]
-            if not found:
-                raise EngineError(f"no Deployment {args['name']} in {self.settings.namespace}; there are: {names}.")
+            found = named(found, [args["name"]], "Deployment", self.settings.namespace)
         elif not args["show"]:
             found = [body for body in found if self._is_rolling(cluster, body)]
         return found

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.settings import Settings
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -29,6 +30,19 @@ def look_back(since: str) -> timedelta:
 def listed(given: list[str]) -> list[str]:
     """Names, which commas may separate."""
     return [name.strip() for item in given for name in item.split(",") if name.strip()]
+
+
+def named(found: list[Body], names: list[str], kinds: str, namespace: str) -> list[Body]:
+    """The objects of these names, each once, in the order of the names.
+
+    :param kinds: what they are, as in `Deployment or StatefulSet`.
+    :raises EngineError: one that there is not, with those that there are.
+    """
+    known = {body["metadata"]["name"] for body in found}
+    if missing := [name for name in names if name not in known]:
+        there = ", ".join(sorted(known)) or "none"
+        raise EngineError(f"no {kinds} {', '.join(missing)} in {namespace}; there are: {there}.")
+    return [body for name in dict.fromkeys(names) for body in found if body["metadata"]["name"] == name]
 
 
 class EngineAction(ActionBase):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, wait
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, restart, wait
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
     Cluster,
@@ -32,6 +32,7 @@ class Revision:
     created: str
     ready: int  # pods
     current: bool  # the Deployment's template is this one
+    same: bool  # as the current one, but for the time of a restart
     checksum: str  # of the configuration its pods read when it was applied; "" where they read none
     template: Body
 
@@ -54,6 +55,7 @@ def revisions(cluster: Cluster, deployment: Body) -> list[Revision]:
     controller has seen a change.
     """
     metadata = deployment["metadata"]
+    wanted = _without_hash(deployment["spec"]["template"])
     found = []
     for body in cluster.list(REPLICA_SET, metadata["namespace"])["items"]:
         if not any(owner.get("uid") == metadata["uid"] for owner in body["metadata"].get("ownerReferences") or []):
@@ -65,7 +67,8 @@ def revisions(cluster: Cluster, deployment: Body) -> list[Revision]:
                 [container["image"] for container in template["spec"]["containers"]],
                 body["metadata"].get("creationTimestamp") or "",
                 (body.get("status") or {}).get("readyReplicas") or 0,
-                template == _without_hash(deployment["spec"]["template"]),
+                template == wanted,
+                restart.without(template) == restart.without(wanted),
                 (template["metadata"].get("annotations") or {}).get(applyset.CHECKSUM) or "",
                 template,
             )
@@ -110,10 +113,11 @@ def table(deployment: Body, known: Iterable[Revision]) -> str:
 def choose(deployment: Body, known: list[Revision], number: int | None) -> Revision:
     """The revision to go back to; without a number the newest earlier one that still has ready pods, else the newest.
 
+    A restart is a revision too: without a number it is only undone while pods of before it are ready.
     :raises EngineError: where there is none, with those that exist.
     """
     name = f"Deployment {deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
-    earlier = [revision for revision in known if not revision.current]
+    earlier = [revision for revision in known if not revision.current and (revision.ready or not revision.same)]
     if number is not None:
         earlier = [revision for revision in known if revision.number == number]
         if not earlier:
@@ -131,7 +135,8 @@ def undo(cluster: Cluster, deployment: Body, revision: Revision, dry: bool = Fal
     """Give a Deployment the template of an earlier revision; returns the server's answer.
 
     Applied by the engine's own field manager with all else that it owns, so that the next run finds its fields its own.
-    What another manager has changed in the template since is taken over: a template is undone as a whole.
+    What another manager has changed in the template since is taken over: a template is undone as a whole. But for the
+    time of a restart, which is nobody's to keep: the engine's next run would take it away and roll the pods.
 
     :param deployment: as it was when the revision was chosen.
     :raises EngineError: where its template has been changed since, or it is gone.
@@ -144,17 +149,24 @@ def undo(cluster: Cluster, deployment: Body, revision: Revision, dry: bool = Fal
             raise EngineError(f"{name} is gone: something deleted it.")
         if _without_hash(live["spec"]["template"]) == revision.template:
             return live  # a lost answer, or somebody else's
-        if live["spec"]["template"] != deployment["spec"]["template"]:
+        if restart.without(live["spec"]["template"]) != restart.without(deployment["spec"]["template"]):
             raise EngineError(f"{name} was changed meanwhile: left as it is. To do: look at it, then run again.")
         body = extract(live, applied_fields(live, MANAGER))
         body |= {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind}
         body["metadata"] = body.get("metadata") or {}
         body["metadata"] |= {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
-        body["spec"] = (body.get("spec") or {}) | {"template": revision.template}
+        body["spec"] = (body.get("spec") or {}) | {"template": restart.without(revision.template)}
         query = {"fieldManager": MANAGER, "force": "true"} | ({"dryRun": "All"} if dry else {})
         path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
+        when = restart.restarted_at(revision.template)
         try:
-            return cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
+            if not dry and when != restart.restarted_at(live["spec"]["template"]):
+                restart.mark(cluster, live, when, version=live["metadata"]["resourceVersion"])
+                continue
+            answer = cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
+            if dry:
+                answer["spec"]["template"] = revision.template
+            return answer
         except ApiError as error:
             if error.status != 409:
                 raise

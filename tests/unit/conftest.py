@@ -16,7 +16,9 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -323,6 +325,28 @@ def live(cluster: Cluster, namespace: str) -> Callable[[str], dict[str, Any]]:
         return cluster.request("GET", f"/{root or 'api/v1'}/namespaces/{namespace}/{rest}")[1]
 
     return read
+
+
+Played = tuple[str, dict[str, str]]
+
+
+@pytest.fixture
+def run_playbook(tmp_path: Path, api_server: ApiServer, namespace: str) -> Callable[..., Played]:
+    """Run a playbook with extra variables; its output in one line, and the counters."""
+
+    def run(file: str | Path, *arguments: str, kubeconfig: Path | None = None, **variables: Any) -> Played:
+        host = {"ansible_connection": "local", "cluster_kubeconfig": str(kubeconfig or api_server.kubeconfig)}
+        hosts = {"east": host | {"platform_namespace": namespace}}
+        inventory = tmp_path / f"hosts-{uuid.uuid4().hex}.json"
+        inventory.write_text(json.dumps({"clusters": {"hosts": hosts}}))
+        command = [Path(sys.executable).parent / "ansible-playbook", "-i", inventory]
+        command += [file, "-e", json.dumps(variables), *arguments]
+        done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, text=True, capture_output=True, check=False)
+        text = done.stdout + done.stderr
+        line = next(line for line in text.splitlines() if line.startswith("east ") and "ok=" in line)
+        return " ".join(text.split()), dict(word.split("=") for word in line.split() if "=" in word)
+
+    return run
 
 
 @pytest.fixture

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import rollback
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import progress, targets_of
-from conftest import CHECKOUT, actions
+from conftest import actions
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -267,19 +262,11 @@ def test_an_outage_is_no_reason_to_undo_a_release_that_came(outage, cluster, liv
 
 
 @pytest.fixture
-def playbook(tmp_path, api_server, namespace):
-    """Run playbooks/rollback.yml or another with extra variables; its output in one line, and the counters."""
+def playbook(run_playbook):
+    """Run playbooks/rollback.yml or another with extra variables."""
 
     def run(*arguments, file="playbooks/rollback.yml", **variables):
-        hosts = {"east": {"ansible_connection": "local", "cluster_kubeconfig": str(api_server.kubeconfig)}}
-        hosts["east"]["platform_namespace"] = namespace
-        (tmp_path / "hosts.json").write_text(json.dumps({"clusters": {"hosts": hosts}}))
-        command = [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts.json"]
-        command += [file, "-e", json.dumps(variables), *arguments]
-        done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, text=True, capture_output=True, check=False)
-        text = done.stdout + done.stderr
-        line = next(line for line in text.splitlines() if line.startswith("east ") and "ok=" in line)
-        return " ".join(text.split()), dict(word.split("=") for word in line.split() if "=" in word)
+        return run_playbook(file, *arguments, **variables)
 
     return run
 
