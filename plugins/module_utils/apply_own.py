@@ -18,11 +18,17 @@ TRIES = 8  # somebody else may write at the same time
 
 
 def apply_own(
-    cluster: Cluster, resource: Resource, namespace: str, name: str, change: Callable[[Body, Body], None]
+    cluster: Cluster,
+    resource: Resource,
+    namespace: str,
+    name: str,
+    change: Callable[[Body, Body], None],
+    dry: bool = False,
 ) -> Body:
     """Change an object as the engine would: with all else that it owns, so that its next run finds its own.
 
     :param change: is given what will be applied, to be changed, and the object as it is.
+    :param dry: only ask what would be.
     :raises EngineError: the object is gone, or changes all the time.
     """
     for _attempt in range(TRIES):
@@ -35,7 +41,7 @@ def apply_own(
         body["metadata"] |= {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
         change(body, live)
         try:
-            query = {"fieldManager": MANAGER, "force": "true"}
+            query = {"fieldManager": MANAGER, "force": "true"} | ({"dryRun": "All"} if dry else {})
             path = resource.path(namespace, name)
             return cluster.request("PATCH", path, body, query, "application/apply-patch+yaml")[1]
         except ApiError as error:

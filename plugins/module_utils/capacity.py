@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset import pod_template
-from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 
 Body = dict[str, Any]
 QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi))?$")
@@ -164,14 +164,38 @@ def usable_nodes(nodes: Iterable[Body], pods: Iterable[Body], own_namespaces: se
     return list(usable.values())
 
 
-def shortage(lasting: list[Demand], passing: list[Demand], nodes: list[Node]) -> str | None:
+def running_pods(cluster: Cluster, elsewhere: Iterable[str] = ()) -> Iterator[Body]:
+    """Pods that have not ended, page by page.
+
+    :param elsewhere: namespaces whose pods are left out.
+    """
+    fields = ["status.phase!=Succeeded", "status.phase!=Failed"]
+    fields += [f"metadata.namespace!={namespace}" for namespace in sorted(elsewhere)]
+    query = {"fieldSelector": ",".join(fields), "limit": "500"}
+    while True:
+        page = cluster.request("GET", "/api/v1/pods", query=query)[1]
+        yield from page.get("items") or []
+        following = (page.get("metadata") or {}).get("continue")
+        if not following:
+            return
+        query["continue"] = following
+
+
+def shortage(
+    lasting: list[Demand],
+    passing: list[Demand],
+    nodes: list[Node],
+    who: str = "the platform requests",
+    advice: str = "add nodes, or lower *_replicas and *_resources in the inventory",
+) -> str | None:
     """Why the pods do not fit, in one line; None where they do.
 
     Counted are all that stay and the largest of those that come for a while: updates take their turn.
+
+    :param who: begins the sentence about the sum of the pods.
     """
     extra = max(passing, key=lambda demand: (demand.size.memory, demand.size.cpu), default=None)
     wanted = [*lasting, *([extra] if extra else [])]
-    advice = "add nodes, or lower *_replicas and *_resources in the inventory"
     if not nodes:
         return "the cluster has no node that is Ready and takes pods: see `kubectl describe nodes`."
     nodes = [node for node in nodes if any(node.takes(demand.spec) for demand in wanted)]
@@ -184,10 +208,7 @@ def shortage(lasting: list[Demand], passing: list[Demand], nodes: list[Node]) ->
         more = f", the largest pod of an update or Job ({extra.owner}) included" if extra else ""
         pods = f", {need.pods} pods" if need.pods > free.pods else ""
         room = f", {free.pods} pods" if pods else ""
-        return (
-            f"the cluster is too small: the platform requests {need}{pods}{more}; {free}{room} are free"
-            f" on {where}: {advice}."
-        )
+        return f"the cluster is too small: {who} {need}{pods}{more}; {free}{room} are free on {where}: {advice}."
     left = {node.name: node.free for node in nodes}
     for demand in sorted(wanted, key=lambda item: _share(item.size, free), reverse=True):
         open_nodes = [node for node in nodes if node.takes(demand.spec)]

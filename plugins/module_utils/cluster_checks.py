@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.applyset impor
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import (
     demands,
     quantity,
+    running_pods,
     shortage,
     usable_nodes,
 )
@@ -315,23 +316,10 @@ class ClusterChecks:
         lasting, passing = demands(self.bodies, len(nodes))
         if not lasting and not passing:
             return
-        room = usable_nodes(nodes, self._pods_of_others(), self.namespaces)
+        room = usable_nodes(nodes, running_pods(self.cluster, self.namespaces), self.namespaces)
         short = shortage(lasting, passing, room)
         if short:
             (found.problems if self.capacity_required else found.warnings).append(short)
-
-    def _pods_of_others(self) -> Iterable[Body]:
-        """Pods that run outside of our namespaces, page by page."""
-        fields = ["status.phase!=Succeeded", "status.phase!=Failed"]
-        fields += [f"metadata.namespace!={namespace}" for namespace in sorted(self.namespaces)]
-        query = {"fieldSelector": ",".join(fields), "limit": "500"}
-        while True:
-            page = self.cluster.request("GET", "/api/v1/pods", query=query)[1]
-            yield from page.get("items") or []
-            following = (page.get("metadata") or {}).get("continue")
-            if not following:
-                return
-            query["continue"] = following
 
     def _pod_security(self, found: Findings) -> None:
         """The admission that enforces Pod Security refuses a level that does not exist, where it is on."""
