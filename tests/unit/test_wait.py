@@ -150,7 +150,9 @@ class Passage(BaseHTTPRequestHandler):
             return
         url = urlsplit(gate.behind.server)
         behind = http.client.HTTPSConnection(url.hostname, url.port, context=gate.behind.tls)
-        behind.request("GET", path, headers=gate.behind.headers | {"Accept": self.headers["Accept"]})
+        headers = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        behind.request(self.command, path, body, gate.behind.headers | headers)
         answer = behind.getresponse()
         self.send_response(answer.status)
         self.end_headers()
@@ -163,6 +165,8 @@ class Passage(BaseHTTPRequestHandler):
                 self.wfile.flush()
         gate.open.discard(self.connection)
         behind.close()
+
+    do_DELETE = do_PATCH = do_POST = do_PUT = do_GET
 
     def log_message(self, *_):
         """Silent."""
