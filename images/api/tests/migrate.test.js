@@ -4,9 +4,10 @@ import { chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
+import pg from 'pg';
 import { migrationSettings } from '../src/config.js';
 import { migrate } from '../src/migrate.js';
-import { startStores } from './stores.js';
+import { startStores, until } from './stores.js';
 
 let stores;
 const cwd = new URL('..', import.meta.url).pathname;
@@ -31,6 +32,40 @@ test('npm run migration:run started twice at once applies each migration once', 
   assert.equal(output.match(/applied 0001_products.sql/g).length, 1, output);
   assert.equal(output.match(/nothing to apply, 2 migration\(s\) in place/g).length, 1, output);
   assert.equal(await stores.sql('SELECT string_agg(name, \',\' ORDER BY name) FROM schema_migrations'), '0001_products.sql,0002_accounts.sql');
+});
+
+test('two versions at once: the later one begins when the first is done, and an older one does not mind a newer', async () => {
+  const [older, newer] = ['older', 'newer'].map((name) => mkdtempSync(join(tmpdir(), `citadelbuy-${name}-`)));
+  const settings = migrationSettings(stores.env);
+  const said = [];
+  const start = (folder) => migrate(settings, { folder, say: (line) => said.push(`${folder === older ? 'older' : 'newer'}: ${line}`) });
+  try {
+    // The older one stands still in its second file until this transaction ends.
+    const { DATABASE_HOST: host, DATABASE_PORT: port, DATABASE_USER: user, DATABASE_PASSWORD: password } = stores.env;
+    const gate = new pg.Client({ host, port, user, password, database: 'postgres' });
+    await gate.connect();
+    await gate.query('CREATE TABLE held (id int)');
+    await gate.query('BEGIN; LOCK TABLE held');
+    for (const folder of [older, newer]) {
+      writeFileSync(join(folder, '0010_first.sql'), 'CREATE TABLE steps (name text);');
+      writeFileSync(join(folder, '0011_held.sql'), "LOCK TABLE held; INSERT INTO steps VALUES ('0011');");
+    }
+    writeFileSync(join(newer, '0012_newer.sql'), "INSERT INTO steps VALUES ('0012');");
+    const one = start(older);
+    await until('the older one is at its second file', () => said.some((line) => line.startsWith('older: applied 0010_first.sql')));
+    const two = start(newer);
+    await until('the newer one waits', () => said.includes('newer: another migration is running, waiting for it'));
+    assert.equal(await stores.sql('SELECT count(*) FROM steps'), '0');
+    await gate.query('COMMIT');
+    await gate.end();
+    assert.deepEqual(await one, ['0010_first.sql', '0011_held.sql']);
+    assert.deepEqual(await two, ['0012_newer.sql']);
+    assert.deepEqual(await start(older), []);
+    assert.equal(await stores.sql("SELECT string_agg(name, ',') FROM steps"), '0011,0012');
+    await stores.sql('DROP TABLE steps, held');
+  } finally {
+    for (const folder of [older, newer]) rmSync(folder, { recursive: true });
+  }
 });
 
 test('a failing migration is rolled back whole and named; a changed one is refused; the rest is kept', async () => {
