@@ -135,8 +135,8 @@ def undo(cluster: Cluster, deployment: Body, revision: Revision, dry: bool = Fal
     """Give a Deployment the template of an earlier revision; returns the server's answer.
 
     Applied by the engine's own field manager with all else that it owns, so that the next run finds its fields its own.
-    What another manager has changed in the template since is taken over: a template is undone as a whole. But for the
-    time of a restart, which is nobody's to keep: the engine's next run would take it away and roll the pods.
+    What another manager has changed in the template since is taken over: a template is undone as a whole. The
+    time of a restart is set by its own manager, before: the engine's next run would take it away and roll the pods.
 
     :param deployment: as it was when the revision was chosen.
     :raises EngineError: where its template has been changed since, or it is gone.
@@ -155,7 +155,7 @@ def undo(cluster: Cluster, deployment: Body, revision: Revision, dry: bool = Fal
         body |= {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind}
         body["metadata"] = body.get("metadata") or {}
         body["metadata"] |= {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
-        body["spec"] = (body.get("spec") or {}) | {"template": restart.without(revision.template)}
+        body["spec"] = (body.get("spec") or {}) | {"template": revision.template}
         query = {"fieldManager": MANAGER, "force": "true"} | ({"dryRun": "All"} if dry else {})
         path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
         when = restart.restarted_at(revision.template)
