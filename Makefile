@@ -31,20 +31,21 @@ down: $(STAMP) ## That cluster and its data gone
 
 .PHONY: test
 test: $(STAMP) ## Everything below
-	@python tests/run.py lint unit render graders rules viewer molecule disaster ha cluster
+	@python tests/run.py lint unit render graders rules firewall viewer molecule disaster ha cluster
 
-.PHONY: lint unit render graders rules viewer molecule disaster ha cluster
+.PHONY: lint unit render graders rules firewall viewer molecule disaster ha cluster
 lint: $(STAMP) ## ruff, yamllint, ansible-lint (profile production)
 unit: $(STAMP) ## The engine against a real API server, preflight, images
 render: $(STAMP) ## Every inventory rendered, checked by schema and by dry run
 graders: $(STAMP) ## kube-score and checkov over the manifests of inventories/prod
 rules: $(STAMP) ## promtool: every alert fires when it should, and only then; every alert has a runbook
+firewall: $(STAMP) ## The firewall by its real programs: the core rule set's own attacks refused, 1,000 requests of customers let through
 viewer: $(STAMP) ## The viewer that stands for Grafana here: by node, and in Chromium on a real Prometheus
 molecule: $(STAMP) ## Deploy, deploy again, verify, remove: on a cluster of its own
 disaster: $(STAMP) ## Every store written to, the cluster destroyed, all of it found in a new one
 ha: $(STAMP) ## The datastores with three members; the one that leads is lost under writes, and none of them with it
 cluster: $(STAMP) ## The embedded cluster brought up with three nodes, from nothing and from every leftover state
-lint unit render graders rules viewer molecule disaster ha cluster:
+lint unit render graders rules firewall viewer molecule disaster ha cluster:
 	@python tests/run.py $@
 
 .PHONY: drill-rotation

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the stages of `make test`: all of them, whichever fails. The last line holds pytest's counts, summed.
 
-run.py [lint] [unit] [render] [graders] [rules] [viewer] [molecule] [disaster] [ha] [cluster]
+run.py [lint] [unit] [render] [graders] [rules] [firewall] [viewer] [molecule] [disaster] [ha] [cluster]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def commands(stage: str) -> list[Command]:
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
         "rules": [["python", "tests/rules/programs.py"], ["pytest", "tests/rules", junit]],
+        "firewall": [["python", "tests/firewall/programs.py"], ["pytest", "tests/firewall", junit]],
         "viewer": [["python", "tests/viewer/programs.py"], ["pytest", "tests/viewer", junit]],
         "molecule": [
             ["python", "tests/viewer/programs.py"],  # a browser looks at the dashboards
@@ -103,7 +104,8 @@ def counts(stage: str, good: bool) -> Counter[str]:
 def main() -> int:
     """Run the stages that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    stages = ["lint", "unit", "render", "graders", "rules", "viewer", "molecule", "disaster", "ha", "cluster"]
+    stages = ["lint", "unit", "render", "graders", "rules", "firewall", "viewer"]
+    stages += ["molecule", "disaster", "ha", "cluster"]
     parser.add_argument("stages", nargs="+", choices=stages)
     stages = parser.parse_args().stages
     REPORTS.mkdir(parents=True, exist_ok=True)

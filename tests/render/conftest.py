@@ -32,6 +32,7 @@ with warnings.catch_warnings():  # it prepares the collections again
 EVERYTHING = {
     "platform_logs": True,
     "platform_traces": True,
+    "platform_firewall": True,
     "platform_backups": True,
     "platform_snapshot_class": "snapshots",
 }

@@ -290,6 +290,25 @@ def test_api_and_web_are_traced_where_asked_and_the_migration_never(switch: str)
     assert found == {"migration": {}} | (traced if switch == "true" else {"api": {}, "web": {}})
 
 
+@pytest.mark.parametrize("switch", ["true", "false"])
+def test_customers_come_through_the_firewall_alone_where_there_is_one(switch: str) -> None:
+    ingress = {"network_policies_ingress_namespace": "ingress-nginx"}
+    roles = ["network_policies", "applications", "firewall"]
+    sets = list(rendering.render_inventory("local", roles, platform_firewall=switch, **ingress))
+    reached = {
+        policy.name
+        for policy in manifests(sets, "NetworkPolicy")
+        for rule in policy.body["spec"].get("ingress") or []
+        if "ingress-nginx" in str(rule["from"])
+    }
+    (web,) = [item for item in manifests(sets, "Deployment") if item.name == "citadelbuy-web"]
+    environment = pod_template(web.body)["spec"]["containers"][0]["env"]
+    firewall = [item.kind for item in manifests(sets) if item.name.startswith("citadelbuy-firewall")]
+    assert reached == ({"firewall"} if switch == "true" else {"web", "api"})
+    assert {"name": "TRUST_PROXY", "value": switch} in environment
+    assert bool(firewall) == (switch == "true")
+
+
 @pytest.mark.parametrize("patroni", [True, False])
 def test_postgres_with_and_without_patroni(patroni: bool) -> None:
     sets = [

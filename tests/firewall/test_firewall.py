@@ -1,0 +1,248 @@
+"""The firewall by its real programs: what it refuses, what it lets through, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+import yaml
+from conftest import Firewall, Start
+from programs import Programs
+from traffic import PASSWORDS, TOKENS, legitimate
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+LEVEL = yaml.safe_load((CHECKOUT / "roles/firewall/defaults/main.yml").read_text())["firewall_paranoia_level"]
+EXCLUSIONS = yaml.safe_load((CHECKOUT / "roles/firewall/vars/main.yml").read_text())["__firewall_exclusions"]
+ATTACK = "/search?q=1'%20OR%20'1'='1"
+# Cases that no rule comes to see: nginx refuses them itself.
+REFUSED_BY_NGINX = {"942500-1": "its path does not begin with a slash (400)"}
+
+
+@pytest.fixture(scope="session")
+def attacks(installed: Programs) -> list[cases.Case]:
+    return cases.load(installed.cases, installed.root / "usr/share/modsecurity-crs/rules")
+
+
+def send_all(firewall: Firewall, wanted: Iterable[cases.Case]) -> tuple[list[int], list[set[int]]]:
+    """Status and findings of each case."""
+    statuses = [firewall.send(cases.with_id(case.raw, f"case-{n}"))[0] for n, case in enumerate(wanted)]
+    assert firewall.end() == 0
+    found = firewall.findings()
+    return statuses, [found.get(f"case-{number}", set()) for number in range(len(statuses))]
+
+
+def serve_customers(firewall: Firewall, wanted: str = ".*") -> tuple[list[str], dict[str, set[int]]]:
+    """The 1,000 requests, or those of a path: what was not answered by an application, and all findings."""
+    refused = []
+    requests = [one for one in legitimate(1000) if re.fullmatch(wanted, one.path.partition("?")[0])]
+    for number, request in enumerate(requests):
+        headers = request.headers | {"X-Request-Id": f"customer-{number}"}
+        status, _, _ = firewall.ask(request.method, request.path, request.body, **headers)
+        if status != 200:
+            refused.append(f"{status} {request.method} {request.path} {(request.body or b'').decode()}")
+    assert firewall.end() == 0
+    return refused, firewall.findings()
+
+
+def test_the_rule_sets_own_attacks_are_refused(start: Start, attacks: list[cases.Case]) -> None:
+    with start() as firewall:
+        statuses, found = send_all(firewall, attacks)
+    apply = [
+        (case, status, rules)
+        for case, status, rules in zip(attacks, statuses, found, strict=True)
+        if case.level <= LEVEL
+    ]
+    wrong = [
+        f"{case.title}: {status}, rules {sorted(rules)}"
+        for case, status, rules in apply
+        if (case.attack and case.title not in REFUSED_BY_NGINX and (status != 403 or case.rule not in rules))
+        or (case.attack and case.title in REFUSED_BY_NGINX and status != 400)
+        or (not case.attack and case.rule in rules)
+    ]
+    counts = Counter((f"{case.rule // 1000}", status) for case, status, _ in apply if case.attack)
+    above = Counter(case.level for case in attacks if case.level > LEVEL)
+    print(f"\nattacks of level {LEVEL}: {dict(counts)}; no attacks: {sum(not case.attack for case, *_ in apply)}")
+    print(f"of a higher level: {dict(above)}")
+    assert wrong == []
+    assert len(apply) == 242, "the cases are not those that were counted"
+
+
+def test_detection_lets_everything_through_and_tells(start: Start, attacks: list[cases.Case]) -> None:
+    wanted = [case for case in attacks if case.level <= LEVEL and case.attack and case.title not in REFUSED_BY_NGINX]
+    with start(firewall_mode="detection") as firewall:
+        statuses, found = send_all(firewall, wanted)
+        assert len(firewall.web.seen) == len(wanted)
+    assert set(statuses) == {200}
+    assert [case.title for case, rules in zip(wanted, found, strict=True) if case.rule not in rules] == []
+
+
+def test_a_thousand_requests_of_customers_pass(start: Start) -> None:
+    with start() as firewall:
+        refused, found = serve_customers(firewall)
+        assert len(firewall.api.seen) + len(firewall.web.seen) == 1000
+    print(f"\nfindings below the threshold: {Counter(rule for rules in found.values() for rule in rules)}")
+    assert refused == []
+
+
+@pytest.mark.parametrize("without", range(len(EXCLUSIONS)), ids=[item["target"] for item in EXCLUSIONS])
+def test_each_exclusion_is_needed(start: Start, without: int) -> None:
+    with start(without=without) as firewall:
+        refused, found = serve_customers(firewall, EXCLUSIONS[without]["path"])
+    assert refused
+    # And each of its rules.
+    assert set(EXCLUSIONS[without].get("rules", [])) <= {rule for rules in found.values() for rule in rules}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/x-www-form-urlencoded", "text/plain", "application/xml", "a/b", ""],
+)
+def test_no_type_hides_a_body_from_it(start: Start, content_type: str) -> None:
+    body = b'{"name": "x\' UNION SELECT password_hash FROM users --", "price": 1}'
+    with start() as firewall:
+        headers = {"Content-Type": content_type} if content_type else {}
+        assert firewall.ask("POST", "/api/products", body, **headers)[0] == 403
+        chunked = b"POST /api/products HTTP/1.1\r\nHost: x.example.com\r\nConnection: close\r\n"
+        chunked += b"Transfer-Encoding: chunked\r\n"
+        chunked += f"Content-Type: {content_type}\r\n".encode() if content_type else b""
+        assert firewall.send(chunked + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))[0] == 403
+        assert firewall.api.seen == []
+
+
+def test_a_body_that_is_no_json_and_one_that_is_too_large(start: Start) -> None:
+    with start(firewall_request_body_limit=1000) as firewall:
+        json = {"Content-Type": "application/json"}
+        assert firewall.ask("POST", "/api/products", b'{"name": "x', **json)[0] == 400
+        assert firewall.ask("POST", "/api/products", b'{"name": "%b"}' % (b"x" * 989), **json)[0] == 413
+        assert firewall.ask("POST", "/api/products", b'{"name": "%b"}' % (b"x" * 988), **json)[0] == 200
+
+
+def test_the_log_says_what_was_found_and_no_secret(start: Start) -> None:
+    secret = {"Authorization": f"Bearer {TOKENS[0]}", "Cookie": "session=s3cret-of-a-session", "X-Request-Id": "one"}
+    with start() as firewall:
+        status, headers, _ = firewall.ask("GET", ATTACK, **secret)
+        assert (status, headers["x-request-id"]) == (403, "one")
+        for password in PASSWORDS:
+            body = yaml.dump({"email": "' OR 1=1 --", "password": password}, default_flow_style=True, width=9999)
+            firewall.ask("POST", "/api/auth/login", body.encode(), **secret | {"Content-Type": "application/json"})
+        bearer = {"Authorization": "Bearer ' OR 1=1 -- ../../etc/passwd <script>alert(1)</script>"}
+        assert firewall.ask("GET", "/api/products", **bearer)[0] == 200
+        firewall.end()
+        (refused,) = [line for line in firewall.refused() if line["method"] == "GET"]
+        assert (refused["requestId"], refused["status"], refused["path"]) == ("one", "403", "/search")
+        assert 942100 in firewall.findings()["one"]
+        everything = "".join(firewall.lines + firewall.errors)
+    for word in (TOKENS[0], "s3cret-of-a-session", "battery staple", "Pa55w0rd", "DROP TABLE", "calc", "alert(1)"):
+        assert word not in everything
+
+
+def test_lines_of_several_workers_are_whole(start: Start) -> None:
+    # Each of its findings is a longer line than a pipe takes at once.
+    body = b"".join(b"&a%d=1'+UNION+SELECT+password+FROM+users+WHERE+'1'='1" % number for number in range(20))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    with start(firewall_worker_processes=4) as firewall:
+        with ThreadPoolExecutor(8) as clients:
+            ask = partial(firewall.ask, "POST", "/", body, **headers)
+            answers = list(clients.map(lambda number: ask(**{"X-Request-Id": f"many-{number}"}), range(200)))
+        assert {answer[0] for answer in answers} == {403}
+        firewall.end()
+        assert min(map(len, firewall.lines)) > 4096
+        assert set(firewall.findings()) == {f"many-{number}" for number in range(200)}
+
+
+def test_clients_are_whom_the_ingress_names(start: Start) -> None:
+    given = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9", "X-Forwarded-Proto": "https", "traceparent": "00-1-2-01"}
+    with start() as firewall:
+        firewall.ask("GET", "/", **given)
+        trusted = firewall.web.seen[0]["headers"]
+    with start(firewall_trusted_proxies=[]) as firewall:
+        firewall.ask("GET", "/", **given)
+        stranger = firewall.web.seen[0]["headers"]
+    # The last address is what the ingress saw; the one before it is what the client says of itself.
+    assert (trusted["x-forwarded-for"], trusted["x-forwarded-proto"]) == ("203.0.113.9", "https")
+    assert (stranger["x-forwarded-for"], stranger["x-forwarded-proto"]) == ("127.0.0.1", "http")
+    assert trusted["host"] == "shop.example.com"
+    assert "traceparent" not in trusted
+
+
+def test_paths_lead_to_their_applications(start: Start) -> None:
+    with start() as firewall:
+        for path in ("/api", "/api/products", "/apis", "/", "/products/%31"):
+            assert firewall.ask("GET", path)[0] == 200
+        for path in ("/metrics", "//metrics", "/%6detrics", "/api/../metrics"):
+            assert firewall.ask("GET", path)[0] in (403, 404)
+        assert firewall.ask("TRACE", "/")[0] in (403, 405)
+        assert [seen["path"] for seen in firewall.api.seen] == ["/api", "/api/products"]
+        assert [seen["path"] for seen in firewall.web.seen] == ["/apis", "/", "/products/%31"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{firewall.health_port}/metrics", timeout=20) as answer:
+            assert 'nginx_connections{state="writing"} 1\n' in answer.read().decode()
+
+
+@pytest.mark.parametrize(("method", "sent", "status"), [("GET", 2, 200), ("POST", 1, 502), ("PATCH", 1, 502)])
+def test_what_may_not_be_repeated_is_sent_once(start: Start, method: str, sent: int, status: int) -> None:
+    with start(firewall_worker_processes=1) as firewall:
+        firewall.ask("GET", "/api/products")
+        firewall.ask("GET", "/api/products")
+        assert len({seen["peer"] for seen in firewall.api.seen}) == 1, "connections are kept"
+        firewall.api.seen.clear()
+        firewall.api.dropped = 1
+        body = None if method == "GET" else b"{}"
+        assert firewall.ask(method, "/api/products", body, **{"Content-Type": "application/json"})[0] == status
+        assert len(firewall.api.seen) == sent
+
+
+def test_open_requests_end_before_it_does(start: Start) -> None:
+    with start() as firewall:
+        firewall.api.held = threading.Event()
+        answers: list[Any] = []
+        client = threading.Thread(target=lambda: answers.append(firewall.ask("GET", "/api/products")))
+        client.start()
+        assert firewall.api.asked.acquire(timeout=20)
+        firewall.process.send_signal(signal.SIGQUIT)
+        until("it takes no more connections", lambda: not listens(firewall))
+        assert firewall.process.poll() is None
+        firewall.api.held.set()
+        client.join(20)
+        assert answers[0][0] == 200
+        assert firewall.process.wait(20) == 0
+
+
+def test_a_service_with_another_address_is_found(start: Start) -> None:
+    with start() as firewall:
+        assert firewall.ask("GET", "/api/products")[2] == b'{"from": "api"}'
+        # A name on the loopback would always lead to the same address: the file is another one, and getent says so.
+        file = firewall.folder / "nginx.conf"
+        file.write_text(file.read_text().replace(firewall.api.address, firewall.web.address))
+        (firewall.folder / "bin").mkdir()
+        getent = firewall.folder / "bin/getent"
+        getent.write_text("#!/bin/sh\necho 192.0.2.1\n")
+        getent.chmod(0o755)
+        until("it has read it", lambda: firewall.ask("GET", "/api/products")[2] == b'{"from": "web"}')
+
+
+def listens(firewall: Firewall) -> bool:
+    """Whether it takes connections."""
+    try:
+        firewall.send(b"GET / HTTP/1.0\r\n\r\n")
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def until(what: str, condition: Any, seconds: int = 30) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
