@@ -108,7 +108,7 @@ def test_priorities(inventory: Sets) -> None:
     values = {item.name: item.body["value"] for item in manifests(inventory, "PriorityClass")}
     assert values == {"citadelbuy-datastores.citadelbuy": 1000000, "citadelbuy-applications.citadelbuy": 100000}
     expected = dict.fromkeys(("postgres", "redis", "elasticsearch", "object-store"), 1000000)
-    expected |= dict.fromkeys(("citadelbuy-api", "citadelbuy-web", "citadelbuy-migration"), 100000)
+    expected |= dict.fromkeys((f"citadelbuy-{name}" for name in ("api", "web", "migration", "firewall")), 100000)
     for manifest in manifests(inventory, *RUNNING):
         name = pod_template(manifest.body)["metadata"]["labels"]["app.kubernetes.io/name"]
         of = pod_template(manifest.body)["spec"].get("priorityClassName")
