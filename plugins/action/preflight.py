@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,9 +55,11 @@ class ActionModule(EngineAction):
                 faulty.add(role.name)
                 problems += found
         manifests: list[Manifest] = []
+        rendered: list[tuple[Role, list[Manifest]]] = []
         for role in deployed:
             if role.name not in faulty:
                 made, errors = self._render(role, task_vars)
+                rendered.append((role, made))
                 manifests += made
                 problems += errors
         leave_replicas_to_autoscalers(manifests)
@@ -65,9 +68,8 @@ class ActionModule(EngineAction):
         warnings: list[str] = []
         try:
             if self.settings.image_digests_required:
-                for role in deployed:
-                    if role.name not in faulty:
-                        problems += self._without_digest(role, task_vars)
+                for role, made in rendered:
+                    problems += self._without_digest(role, made, task_vars)
         except EngineError as error:
             problems.append(str(error))
         if args["cluster"]:
@@ -112,16 +114,15 @@ class ActionModule(EngineAction):
             found = [str(error)]
         return [f"secret {problem}" for problem in found]
 
-    def _without_digest(self, role: Role, variables: dict[str, Any]) -> list[str]:
-        """The variables of a role (`<role>_..._image`) whose image has no digest, where the role makes anything."""
+    def _without_digest(self, role: Role, made: list[Manifest], variables: dict[str, Any]) -> list[str]:
+        """The variables of a role (`<role>_..._image`) whose image has no digest and is in what it makes."""
         scope = role.scope(variables) | typed(role, variables, self._templar)
         templar = self._templar.copy_with_new_env(available_variables=scope)
         found: list[str] = []
-        if not templar.template(scope.get(f"{role.name}_enabled", True)):
-            return found
+        used = json.dumps([manifest.body for manifest in made])
         for name in sorted(name for name in role.options if name.endswith("_image")):
             image = str(templar.template(scope[name]))
-            if not container_rules.DIGEST.search(image):
+            if json.dumps(image) in used and not container_rules.DIGEST.search(image):
                 found.append(
                     f"{name}{written_at(variables.get(name))}: image {image} has no digest: write it as "
                     "name:tag@sha256:..., or set platform_image_digests_required to false."

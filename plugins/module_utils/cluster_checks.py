@@ -39,6 +39,8 @@ Question = tuple[str, str, str | None, str]  # API group, resource, namespace, n
 MINIMUM_VERSION = (1, 24)
 APPLY = ("get", "create", "patch")
 DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
+DEFAULT_INGRESS_CLASS = "ingressclass.kubernetes.io/is-default-class"
+ISSUER_ANNOTATIONS = {"cert-manager.io/cluster-issuer", "cert-manager.io/issuer"}  # cert-manager makes the certificate
 FEWER_REPLICAS = "citadelbuy.io/fewer-replicas"  # annotation of a StatefulSet: why a run does not take replicas away
 SEALED_SECRETS_LEAVE = "sealedsecrets.bitnami.com/managed"
 # What waiting, failing with reasons and verifying need beside the objects that are applied: group, resource, verbs.
@@ -109,6 +111,9 @@ class ClusterChecks:
             self._same_major,
             self._fewer_replicas,
             self._new_cluster,
+            self._ingress_class,
+            self._gateway,
+            self._certificate_of_the_ingress,
         )
         results = [Findings() for _check in checks]
         with ThreadPoolExecutor(len(checks)) as pool:
@@ -441,6 +446,76 @@ class ClusterChecks:
                     f" ({name}_replicas): {reason}."
                 )
 
+    def _ingress_class(self, found: Findings) -> None:
+        """An Ingress has a class that exists, else no controller takes it."""
+        ingresses = [body for body in self.bodies if body["kind"] == "Ingress"]
+        if not ingresses:
+            return
+        items = self.cluster.request("GET", "/apis/networking.k8s.io/v1/ingressclasses")[1].get("items") or []
+        names = sorted(item["metadata"]["name"] for item in items)
+        default = any(_annotations(item).get(DEFAULT_INGRESS_CLASS) == "true" for item in items)
+        has = f"the cluster has: {', '.join(names) or 'none'}"
+        for body in ingresses:
+            owner, name = f"Ingress {body['metadata']['name']}", body["spec"].get("ingressClassName")
+            if name and name not in names:
+                found.problems.append(f"{owner}: IngressClass {name!r} does not exist (ingress_class); {has}.")
+            elif not name and not default:
+                found.problems.append(f"{owner}: no default IngressClass: name one in ingress_class; {has}.")
+            by_cert_manager = _annotations(body).keys() & ISSUER_ANNOTATIONS
+            if by_cert_manager and not self.cluster.resource("cert-manager.io/v1", "Certificate"):
+                found.problems.append(
+                    f"{owner}: the cluster has no cert-manager, and nobody makes its certificate: install that, or name"
+                    " a Secret in ingress_tls_secret."
+                )
+
+    def _gateway(self, found: Findings) -> None:
+        """The Gateway of HTTPRoutes exists, with their listeners; that the kinds are served is another check's."""
+        for body in self.bodies:
+            if body["kind"] != "HTTPRoute" or not self.cluster.resource(body["apiVersion"], "Gateway"):
+                continue
+            for parent in body["spec"]["parentRefs"]:
+                path = f"/apis/{body['apiVersion']}/namespaces/{parent['namespace']}/gateways/{parent['name']}"
+                owner = f"HTTPRoute {body['metadata']['name']}: Gateway {parent['namespace']}/{parent['name']}"
+                try:
+                    gateway = self.cluster.request("GET", path)[1]
+                except ApiError as error:
+                    if error.status != 404:
+                        raise
+                    found.problems.append(f"{owner} does not exist (ingress_gateway_name, ingress_gateway_namespace).")
+                    continue
+                listeners = sorted(listener["name"] for listener in gateway["spec"]["listeners"])
+                if parent["sectionName"] not in listeners:
+                    found.problems.append(
+                        f"{owner} has no listener {parent['sectionName']} (ingress_gateway_http_listener,"
+                        f" ingress_gateway_https_listener); it has: {', '.join(listeners)}."
+                    )
+
+    def _certificate_of_the_ingress(self, found: Findings) -> None:
+        """A certificate that nothing here makes is there."""
+        made = {(body["kind"], body["metadata"]["name"]) for body in self.bodies}
+        for body in self.bodies:
+            namespace = body["metadata"].get("namespace", "")
+            names: list[str] = []
+            if body["kind"] == "Ingress" and not _annotations(body).keys() & ISSUER_ANNOTATIONS:
+                names = [entry["secretName"] for entry in body["spec"]["tls"]]
+            elif body["kind"] == "Deployment" and body["metadata"]["name"] == "traefik":
+                sources = [
+                    source
+                    for volume in body["spec"]["template"]["spec"]["volumes"]
+                    for source in (volume.get("projected") or {}).get("sources") or []
+                ]
+                names = [source["secret"]["name"] for source in sources if "secret" in source]
+            for name in names:
+                if made & {("Secret", name), ("Certificate", name)}:
+                    continue
+                held = (self.cluster.get(SECRET, namespace, name) or {}).get("data") or {}
+                if missing := sorted({"tls.crt", "tls.key"} - held.keys()):
+                    found.problems.append(
+                        f"{body['kind']} {body['metadata']['name']}: Secret {namespace}/{name} has no"
+                        f" {' and no '.join(missing)} (ingress_tls_secret): kubectl -n {namespace} create secret tls"
+                        f" {name} --cert=FILE --key=FILE, or leave it empty and have one made."
+                    )
+
     def _new_cluster(self, found: Findings) -> None:
         """A platform that is there is not to be overwritten by another one's data."""
         if not self.new_cluster:
@@ -451,6 +526,10 @@ class ClusterChecks:
                 found.problems.append(
                     f"StatefulSet {namespace}/{name} is there, and this is for a new cluster: name another inventory."
                 )
+
+
+def _annotations(body: Body) -> dict[str, str]:
+    return body["metadata"].get("annotations") or {}
 
 
 def _labels(body: Body) -> dict[str, str]:

@@ -33,6 +33,7 @@ EVERYTHING = {
     "platform_logs": True,
     "platform_traces": True,
     "platform_firewall": True,
+    "platform_ingress": "traefik",
     "platform_backups": True,
     "platform_snapshot_class": "snapshots",
 }

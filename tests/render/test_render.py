@@ -109,6 +109,7 @@ def test_priorities(inventory: Sets) -> None:
     assert values == {"citadelbuy-datastores.citadelbuy": 1000000, "citadelbuy-applications.citadelbuy": 100000}
     expected = dict.fromkeys(("postgres", "redis", "elasticsearch", "object-store"), 1000000)
     expected |= dict.fromkeys((f"citadelbuy-{name}" for name in ("api", "web", "migration", "firewall")), 100000)
+    expected["traefik"] = 100000
     for manifest in manifests(inventory, *RUNNING):
         name = pod_template(manifest.body)["metadata"]["labels"]["app.kubernetes.io/name"]
         of = pod_template(manifest.body)["spec"].get("priorityClassName")
@@ -194,7 +195,7 @@ def test_pods_have_their_own_account_and_no_token(inventory: Sets) -> None:
 
 
 def test_labels(inventory: Sets) -> None:
-    tiers = {"postgres": "database", "redis": "cache", "elasticsearch": "search"}
+    tiers = {"postgres": "database", "redis": "cache", "elasticsearch": "search", "traefik": "ingress"}
     tiers |= dict.fromkeys(("object-store", "postgres-backup-exporter", "backups-exporter"), "backup")
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         labels = pod_template(manifest.body)["metadata"]["labels"]
