@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -215,9 +216,9 @@ class ApiServer:
         )
 
 
-def serve_snapshots(cluster: Cluster, *classes: str) -> None:
-    """Have the cluster know VolumeSnapshots, and classes of them."""
-    for crd in yaml.safe_load_all(SNAPSHOT_CRDS.read_text()):
+def serve(cluster: Cluster, definitions: Iterable[dict[str, Any]]) -> None:
+    """Have the cluster know kinds, and wait until it does."""
+    for crd in definitions:
         cluster.request("POST", CRDS, crd)
         served = "/apis/{group}/v1/{names[plural]}".format(**crd["spec"])
         deadline = time.monotonic() + 30
@@ -226,6 +227,11 @@ def serve_snapshots(cluster: Cluster, *classes: str) -> None:
                 cluster.request("GET", served)
                 break
             time.sleep(0.05)
+
+
+def serve_snapshots(cluster: Cluster, *classes: str) -> None:
+    """Have the cluster know VolumeSnapshots, and classes of them."""
+    serve(cluster, yaml.safe_load_all(SNAPSHOT_CRDS.read_text()))
     for name in classes:
         body = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": {"name": name}}
         body |= {"driver": "example.com/none", "deletionPolicy": "Delete"}
@@ -235,6 +241,30 @@ def serve_snapshots(cluster: Cluster, *classes: str) -> None:
 def withdraw_snapshots(cluster: Cluster) -> None:
     """Have it forget them."""
     for crd in yaml.safe_load_all(SNAPSHOT_CRDS.read_text()):
+        cluster.request("DELETE", f"{CRDS}/{crd['metadata']['name']}")
+
+
+def gateway_kinds() -> list[dict[str, Any]]:
+    """Gateway and HTTPRoute as the module of the Gateway API defines them, which Traefik's go.mod pins."""
+    pinned = re.search(r"sigs\.k8s\.io/gateway-api (v\S+)", (CHECKOUT / "images/traefik/go.mod").read_text())[1]
+    cache = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+    go = next(iter(sorted(cache.glob("go-*/bin/go"))), None) or shutil.which("go")
+    assert go, "there is no Go to read the module with: run `make test`, or put one on the PATH"
+    command = [str(go), "mod", "download", "-json", f"sigs.k8s.io/gateway-api@{pinned}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    folder = Path(json.loads(told.stdout)["Dir"], "config/crd/standard")
+    names = ("gateways", "httproutes")
+    return [yaml.safe_load((folder / f"gateway.networking.k8s.io_{name}.yaml").read_text()) for name in names]
+
+
+def serve_gateways(cluster: Cluster) -> None:
+    """Have the cluster know Gateways and HTTPRoutes."""
+    serve(cluster, gateway_kinds())
+
+
+def withdraw_gateways(cluster: Cluster) -> None:
+    """Have it forget them."""
+    for crd in gateway_kinds():
         cluster.request("DELETE", f"{CRDS}/{crd['metadata']['name']}")
 
 

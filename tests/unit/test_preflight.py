@@ -22,7 +22,7 @@ from ansible.vars.manager import VariableManager
 from ansible_collections.citadelbuy.platform.plugins.action import preflight
 from ansible_collections.citadelbuy.platform.plugins.module_utils import capacity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.cluster_checks import ClusterChecks
-from conftest import ApiServer, free_port, serve_snapshots, withdraw_snapshots
+from conftest import ApiServer, free_port, serve_gateways, serve_snapshots, withdraw_gateways, withdraw_snapshots
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CASES = CHECKOUT / "tests/inventories"
@@ -439,3 +439,63 @@ def test_a_missing_vault_password_is_one_clear_error(tmp_path: Path) -> None:
     assert done.returncode != 0
     errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("[ERROR]", "[WARNING]"))]
     assert errors == ["[ERROR]: Attempting to decrypt but no vault secrets found."]
+
+
+def test_the_class_and_the_certificate_of_an_ingress(check: Check, cluster) -> None:
+    classes, merge = "/apis/networking.k8s.io/v1/ingressclasses", "application/merge-patch+json"
+    body = {"metadata": {"name": "public"}, "spec": {"controller": "example.com/none"}}
+    given = {"platform_ingress": "ingress", "platform_namespace": "way-in"}
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "way-in"}})
+    cluster.request("POST", classes, body)
+    try:
+        assert (
+            "IngressClass 'nginx' does not exist (ingress_class); the cluster has: public."
+            in (check(ingress_class="nginx", **given)["text"])
+        )
+        assert not check(ingress_class="public", **given).get("failed")
+        assert "no default IngressClass: name one in ingress_class; the cluster has: public." in check(**given)["text"]
+        annotations = {"ingressclass.kubernetes.io/is-default-class": "true"}
+        cluster.request("PATCH", f"{classes}/public", {"metadata": {"annotations": annotations}}, content=merge)
+        assert not check(**given).get("failed")
+        # cert-manager makes the one, somebody the other.
+        assert "the cluster has no cert-manager" in check(ingress_certificate_issuer="acme", **given)["text"]
+        [line] = check(ingress_tls_secret="shop", **given)["text"].splitlines()
+        assert "Ingress citadelbuy: Secret way-in/shop has no tls.crt and no tls.key (ingress_tls_secret)" in line
+        path = "/api/v1/namespaces/way-in/secrets"
+        secret = {"metadata": {"name": "shop"}, "data": {"tls.crt": "", "tls.key": ""}, "type": "kubernetes.io/tls"}
+        cluster.request("POST", path, secret)
+        for kind in ("ingress", "traefik"):
+            assert not check(ingress_tls_secret="shop", **given | {"platform_ingress": kind}).get("failed")
+    finally:
+        cluster.request("DELETE", f"{classes}/public")
+
+
+def test_the_gateway_of_the_routes(check: Check, cluster) -> None:
+    given = {"platform_ingress": "gateway", "ingress_gateway_name": "public", "ingress_gateway_namespace": "gateways"}
+    text = check(**given)["text"]
+    assert "the cluster does not serve gateway.networking.k8s.io/v1 HTTPRoute: install its operator." in text
+    assert len(text.splitlines()) == 1
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "gateways"}})
+    serve_gateways(cluster)
+    try:
+        text = check(**given)["text"]
+        for route in ("citadelbuy", "citadelbuy-to-https"):
+            assert f"HTTPRoute {route}: Gateway gateways/public does not exist (ingress_gateway_name" in text
+        listeners = [{"name": name, "port": port, "protocol": "HTTP"} for name, port in (("http", 80), ("tls", 443))]
+        body = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "public"}}
+        body |= {"spec": {"gatewayClassName": "any", "listeners": listeners}}
+        cluster.request("POST", "/apis/gateway.networking.k8s.io/v1/namespaces/gateways/gateways", body)
+        [line] = check(**given)["text"].splitlines()
+        assert "HTTPRoute citadelbuy: Gateway gateways/public has no listener https" in line
+        assert line.endswith("it has: http, tls.")
+        assert not check(ingress_gateway_https_listener="tls", **given).get("failed")
+    finally:
+        withdraw_gateways(cluster)
+
+
+def test_an_image_that_is_not_used_needs_no_digest(check: Check) -> None:
+    given = {"ingress_traefik_image": "registry.example.com:5000/traefik:3", "ingress_class": "nginx"}
+    refused = "ingress_traefik_image: image registry.example.com:5000/traefik:3 has no digest"
+    assert refused in check("valid/every-image-by-digest.yml", cluster=False, **given)["text"]
+    given["platform_ingress"] = "ingress"
+    assert not check("valid/every-image-by-digest.yml", cluster=False, **given).get("failed")

@@ -1,0 +1,358 @@
+"""The Traefik of its image with what role ingress renders, on loopback, before applications that tell what they got."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rendering
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
+from unit_conftest import die_with_parent, free_port
+
+CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+HOST = "shop.example.com"
+LIMIT = 2 * 2**20
+DRAIN = 3
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traefik, out of the newest archive of its image."""
+    archives = sorted((CACHE / "images").glob("traefik-????????????.tar"), key=lambda file: file.stat().st_mtime)
+    if not archives:
+        pytest.skip("its image is built where an inventory has platform_ingress: traefik, in a quarter of an hour")
+    target = tmp_path_factory.mktemp("traefik") / "traefik"
+    with tarfile.open(archives[-1]) as image:
+        (manifest,) = json.load(image.extractfile("manifest.json"))
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=image.extractfile(layer)) as files:
+                for name in files.getnames():
+                    if name.endswith("usr/bin/traefik"):
+                        target.write_bytes(files.extractfile(name).read())
+    target.chmod(0o755)
+    return target
+
+
+@dataclass
+class Application:
+    """A server that answers with what it was asked, and remembers it."""
+
+    name: str
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    hold: threading.Event = field(default_factory=threading.Event)  # /slow is answered once it is set
+    slow: threading.Event = field(default_factory=threading.Event)  # and has been asked for
+
+    def __post_init__(self) -> None:
+        """Listen."""
+        application = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                told = {"by": application.name, "path": self.path, "headers": dict(self.headers), "size": len(body)}
+                application.asked.append(told)
+                if self.path.endswith("/dies"):
+                    self.close_connection = True
+                    return
+                if self.path.endswith("/slow"):
+                    application.slow.set()
+                    application.hold.wait(60)
+                text = json.dumps(told).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    text: bytes
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the application got."""
+        return json.loads(self.text)
+
+
+class Traefik:
+    """One process, its files laid out as a kubelet does it."""
+
+    def __init__(self, program: Path, folder: Path, applications: dict[str, Application], **given: Any) -> None:
+        """Render the role's files, with addresses of this machine, and start."""
+        self.folder, self.https, self.http, self.metrics = folder, free_port(), free_port(), free_port()
+        variables = {
+            "platform_ingress": "traefik",
+            "ingress_hosts": [HOST],
+            "ingress_traefik_https_port": self.https,
+            "ingress_traefik_body_limit": LIMIT,
+            "ingress_traefik_drain_time": DRAIN,
+        }
+        (rendered,) = rendering.render_inventory("local", ["ingress"], **variables | given)
+        (data,) = [item.body["data"] for item in rendered.manifests if item.kind == "ConfigMap"]
+        self.authority = certificates.authority("test")
+        static, self.routes = data["traefik.yml"], data["shop.yml"]
+        for old, new in (
+            ('":8080"', f'"127.0.0.1:{self.http}"'),
+            ('":8443"', f'"127.0.0.1:{self.https}"'),
+            ('":9100"', f'"127.0.0.1:{self.metrics}"'),
+            ("/etc/traefik", str(folder)),
+        ):
+            assert old in static
+            static = static.replace(old, new)
+        for name, application in applications.items():
+            assert f"http://citadelbuy-{name}.citadelbuy.svc:3000" in self.routes
+            self.routes = self.routes.replace(f"http://citadelbuy-{name}.citadelbuy.svc:3000", application.url)
+        self.routes = self.routes.replace("/etc/traefik", str(folder))
+        (folder / "dynamic").mkdir()
+        (folder / "traefik.yml").write_text(static)
+        self.serial = self.put_certificate()
+        self.log = folder / "log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [program, f"--configFile={folder}/traefik.yml"], stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+        self.until(lambda: self.ask("/", timeout=2).status == 200)
+
+    def put_certificate(self) -> int:
+        """A new certificate, and its number: all files of the volume are replaced at once, by a link."""
+        made = certificates.certificate([HOST], self.authority)
+        volume = self.folder / "dynamic"
+        version = volume / f"..{time.time_ns()}"
+        (version / "routes").mkdir(parents=True)
+        (version / "routes/shop.yml").write_text(self.routes)
+        for name in ("tls.crt", "tls.key"):
+            (version / name).write_text(made[name])
+        before = (volume / "..data").resolve() if (volume / "..data").exists() else None
+        (volume / "..new").symlink_to(version.name)
+        (volume / "..new").rename(volume / "..data")
+        for name in ("routes", "tls.crt", "tls.key"):
+            if not (volume / name).is_symlink():
+                (volume / name).symlink_to(f"..data/{name}")
+        if before:
+            for file in (*before.glob("routes/*"), *before.glob("tls.*")):
+                file.unlink()
+            (before / "routes").rmdir()
+            before.rmdir()
+        from cryptography import x509
+
+        return x509.load_pem_x509_certificate(made["tls.crt"].encode()).serial_number
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if condition():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection, its certificate verified."""
+        context = ssl.create_default_context(cadata=self.authority["ca.crt"])
+        plain = socket.create_connection(("127.0.0.1", self.https), 30)
+        return context.wrap_socket(plain, server_hostname=HOST)
+
+    def ask(self, path: str, method: str = "GET", host: str = HOST, timeout: float = 60, **more: Any) -> Answer:
+        """Ask by HTTPS, on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.https, timeout=timeout)
+        connection.sock = self.connect()
+        headers = {"Host": host} | more.pop("headers", {})
+        connection.request(method, path, headers=headers, **more)
+        response = connection.getresponse()
+        answer = Answer(response.status, response.headers, response.read())
+        connection.close()
+        return answer
+
+    def serial_now(self) -> int:
+        """The number of the certificate that is served."""
+        from cryptography import x509
+
+        with self.connect() as held:
+            return x509.load_der_x509_certificate(held.getpeercert(binary_form=True)).serial_number
+
+    def stop(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def applications() -> Iterator[dict[str, Application]]:
+    """API and web."""
+    made = {name: Application(name) for name in ("api", "web")}
+    yield made
+    for application in made.values():
+        application.hold.set()
+        application.server.shutdown()
+        application.server.server_close()
+
+
+Start = Callable[..., Traefik]
+
+
+@pytest.fixture
+def start(program: Path, applications: dict[str, Application], tmp_path: Path) -> Iterator[Start]:
+    """Start Traefik before them, with variables of the role."""
+    started: list[Traefik] = []
+
+    def run(**given: Any) -> Traefik:
+        started.append(Traefik(program, tmp_path, applications, **given))
+        for application in applications.values():
+            application.asked.clear()
+        return started[-1]
+
+    yield run
+    for traefik in started:
+        traefik.stop()
+
+
+def test_where_requests_go(start: Start) -> None:
+    traefik = start()
+    for path, name in (
+        ("/", "web"),
+        ("/api", "api"),
+        ("/api/products?q=a%20b", "api"),
+        ("/apis", "web"),
+        ("/search?q=/metrics", "web"),
+        ("/metricsandmore", "web"),
+    ):
+        for method in ("GET", "POST"):
+            answer = traefik.ask(path, method)
+            assert (answer.status, answer.told["by"], answer.told["path"]) == (200, name, path)
+            assert answer.told["headers"]["Host"] == HOST
+    for path in ("/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6detrics", "/api/../metrics"):
+        for method in ("GET", "POST"):
+            assert traefik.ask(path, method).status == 404, path
+    assert traefik.ask("/", host="elsewhere.example.com").status == 404
+
+
+def test_plain_requests_are_sent_to_https_and_answers_have_their_headers(start: Start) -> None:
+    traefik = start(ingress_response_headers={"Strict-Transport-Security": "max-age=5", "X-Frame-Options": "DENY"})
+    plain = http.client.HTTPConnection("127.0.0.1", traefik.http, timeout=30)
+    plain.request("GET", "/products?id=1", headers={"Host": HOST})
+    response = plain.getresponse()
+    assert (response.status, response.headers["Location"]) == (301, f"https://{HOST}:{traefik.https}/products?id=1")
+    for path in ("/", "/api/products"):
+        headers = traefik.ask(path).headers
+        assert (headers["Strict-Transport-Security"], headers["X-Frame-Options"]) == ("max-age=5", "DENY")
+
+
+@pytest.mark.parametrize(("trusted", "seen"), [([], "127.0.0.1"), (["127.0.0.0/8"], "203.0.113.7, 127.0.0.1")])
+def test_whose_word_on_the_customer_is_taken(start: Start, trusted: list[str], seen: str) -> None:
+    traefik = start(ingress_traefik_trusted_cidrs=trusted)
+    told = traefik.ask("/api/", headers={"X-Forwarded-For": "203.0.113.7"}).told
+    assert told["headers"]["X-Forwarded-For"] == seen
+    assert told["headers"]["X-Forwarded-Proto"] == "https"
+
+
+def test_a_body_has_a_limit(start: Start, applications: dict[str, Application]) -> None:
+    traefik = start()
+    assert traefik.ask("/api/orders", "POST", body=b"x" * LIMIT).told["size"] == LIMIT
+    applications["api"].asked.clear()
+    for body in (b"x" * (LIMIT + 1), iter([b"x" * LIMIT, b"x"])):  # told beforehand, and not
+        assert traefik.ask("/api/orders", "POST", body=body).status == 413
+    assert applications["api"].asked == []
+
+
+def test_nothing_is_ordered_twice(start: Start, applications: dict[str, Application]) -> None:
+    traefik = start()
+    assert traefik.ask("/api/orders/dies", "POST", body=b"{}").status == 502
+    assert len(applications["api"].asked) == 1
+
+
+def test_each_request_finds_a_pod_of_its_own(start: Start, applications: dict[str, Application]) -> None:
+    traefik = start()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", traefik.https, timeout=30)) as connection:
+        connection.sock = traefik.connect()  # one of the customer's
+        server, accepted = applications["api"].server, []
+        real = server.process_request
+        server.process_request = lambda request, address: (accepted.append(address), real(request, address))
+        for _ in range(3):
+            connection.request("GET", "/api/", headers={"Host": HOST})
+            assert connection.getresponse().read()
+    assert len(accepted) == 3
+
+
+def test_a_new_certificate_is_served_without_a_restart(start: Start) -> None:
+    traefik = start()
+    assert traefik.serial_now() == traefik.serial
+    for _ in range(2):  # the first time is not the last
+        serial = traefik.put_certificate()
+        traefik.until(lambda wanted=serial: traefik.serial_now() == wanted)
+        assert traefik.ask("/").status == 200
+    assert "already configured" not in traefik.log.read_text().split("dynamic", 1)[0]
+
+
+def test_a_pod_that_is_to_end_ends_what_it_has_and_takes_more_for_a_while(
+    start: Start, applications: dict[str, Application]
+) -> None:
+    traefik = start()
+    slow: list[Answer] = []
+    asking = threading.Thread(target=lambda: slow.append(traefik.ask("/api/slow")))
+    asking.start()
+    assert applications["api"].slow.wait(30)
+    traefik.process.send_signal(signal.SIGTERM)
+    traefik.until(lambda: "Waiting" in traefik.log.read_text())
+    assert traefik.ask("/").status == 200
+    probe = http.client.HTTPConnection("127.0.0.1", traefik.metrics, timeout=30)
+    probe.request("GET", "/ping")
+    assert probe.getresponse().status == 200
+
+    def refused() -> bool:
+        try:
+            traefik.ask("/", timeout=5)
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    traefik.until(refused)
+    assert traefik.process.poll() is None, "it has a request yet"
+    applications["api"].hold.set()
+    asking.join(60)
+    assert [answer.status for answer in slow] == [200]
+    assert traefik.process.wait(60) == 0
+
+
+def test_metrics_tell_of_each_application(start: Start) -> None:
+    traefik = start()
+    traefik.ask("/api/")
+    asked = http.client.HTTPConnection("127.0.0.1", traefik.metrics, timeout=30)
+    asked.request("GET", "/metrics")
+    text = asked.getresponse().read().decode()
+    assert 'traefik_service_requests_total{code="200",method="GET",protocol="http",service="api@file"}' in text
