@@ -48,21 +48,25 @@ def inventory(request: pytest.FixtureRequest) -> list[rendering.Rendered]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A real API server with the namespaces, service accounts and priorities of the platform."""
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The login of a real API server."""
     server = unit.ApiServer(tmp_path_factory.mktemp("control-plane"))
     try:
         server.start()
-        cluster = Cluster.from_kubeconfig("test", str(server.kubeconfig))
-        for rendered in rendering.render_inventory("local", **EVERYTHING):
-            first = [
-                item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount", "PriorityClass")
-            ]
-            parent = Parent(cluster, rendered.set_name, "citadelbuy")
-            assert Applier(cluster, parent, Policy(prune=False)).apply(first).errors == []
-        yield cluster
+        yield server.kubeconfig
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(kubeconfig: Path) -> Cluster:
+    """It, with the namespaces, service accounts and priorities of the platform."""
+    cluster = Cluster.from_kubeconfig("test", str(kubeconfig))
+    for rendered in rendering.render_inventory("local", **EVERYTHING):
+        first = [item for item in rendered.manifests if item.kind in ("Namespace", "ServiceAccount", "PriorityClass")]
+        parent = Parent(cluster, rendered.set_name, "citadelbuy")
+        assert Applier(cluster, parent, Policy(prune=False)).apply(first).errors == []
+    return cluster
 
 
 @pytest.fixture(scope="session")

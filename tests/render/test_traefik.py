@@ -21,7 +21,9 @@ from typing import Any
 
 import pytest
 import rendering
+import unit_conftest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
+from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from unit_conftest import die_with_parent, free_port
 
 CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
@@ -85,7 +87,7 @@ class Application:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -356,3 +358,115 @@ def test_metrics_tell_of_each_application(start: Start) -> None:
     asked.request("GET", "/metrics")
     text = asked.getresponse().read().decode()
     assert 'traefik_service_requests_total{code="200",method="GET",protocol="http",service="api@file"}' in text
+
+
+def address() -> str:
+    """One of this machine that is not loopback, which an EndpointSlice does not take."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        return str(probe.getsockname()[0])
+
+
+class Controller(Traefik):
+    """Traefik as the controller of a cluster, which reads what role ingress makes for one."""
+
+    def __init__(self, program: Path, folder: Path, kubeconfig: Path, *arguments: str) -> None:
+        """Start."""
+        self.https, self.http, self.log = free_port(), free_port(), folder / "log"
+        command = [str(program), *arguments, "--entrypoints.websecure.http.tls=true"]
+        command += [f"--entrypoints.web.address=:{self.http}", f"--entrypoints.websecure.address=:{self.https}"]
+        with self.log.open("ab") as log:
+            environment = os.environ | {"KUBECONFIG": str(kubeconfig)}
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, preexec_fn=die_with_parent
+            )
+
+
+@pytest.fixture
+def served(
+    cluster: Cluster, applications: dict[str, Application], program: Path, tmp_path: Path
+) -> Iterator[Callable[..., Controller]]:
+    """Start a controller, and put what role ingress makes of a kind into a namespace with both applications."""
+    namespace, started = f"way-in-{time.time_ns() % 10**6}", []
+    authority = certificates.authority("test")
+    place = f"/api/v1/namespaces/{namespace}"
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    secret = {"metadata": {"name": "shop"}, "type": "kubernetes.io/tls"}
+    secret["stringData"] = certificates.certificate([HOST], authority)
+    cluster.request("POST", f"{place}/secrets", secret)
+    for name, application in applications.items():
+        service = {"metadata": {"name": f"citadelbuy-{name}"}, "spec": {"ports": [{"name": "http", "port": 3000}]}}
+        cluster.request("POST", f"{place}/services", service)
+        labels = {"kubernetes.io/service-name": f"citadelbuy-{name}"}
+        endpoints = {"metadata": {"name": name, "labels": labels}, "addressType": "IPv4"}
+        endpoints["endpoints"] = [{"addresses": [address()], "conditions": {"ready": True}}]
+        endpoints["ports"] = [{"name": "http", "port": application.server.server_port}]
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        cluster.request("POST", path, endpoints)
+
+    def serve(kind: str, kubeconfig: Path, *arguments: str, **given: Any) -> Controller:
+        controller = Controller(program, tmp_path, kubeconfig, *arguments)
+        started.append(controller)
+        controller.authority, controller.namespace = authority, namespace
+        variables = {"platform_ingress": kind, "platform_namespace": namespace, "ingress_hosts": [HOST]}
+        variables |= {"ingress_tls_secret": "shop"} | given
+        (rendered,) = rendering.render_inventory("local", ["ingress"], **variables)
+        for manifest in rendered.manifests:
+            resource = cluster.resource(manifest.api_version, manifest.kind)
+            cluster.request("POST", resource.path(namespace), manifest.body, {"fieldValidation": "Strict"})
+        return controller
+
+    yield serve
+    for controller in started:
+        controller.stop()
+    cluster.request("DELETE", f"/api/v1/namespaces/{namespace}")
+
+
+def leads(controller: Controller) -> None:
+    """Both applications are asked, by HTTPS."""
+    controller.until(lambda: controller.ask("/api/products", timeout=5).status == 200)
+    for path, name in (("/api/products", "api"), ("/apis", "web"), ("/", "web")):
+        answer = controller.ask(path)
+        assert (answer.status, answer.told["by"], answer.told["path"]) == (200, name, path)
+    assert controller.ask("/", host="elsewhere.example.com").status == 404
+
+
+def test_a_controller_serves_the_ingress(served: Callable[..., Controller], cluster: Cluster, kubeconfig: Path) -> None:
+    classes = "/apis/networking.k8s.io/v1/ingressclasses"
+    ours = {"metadata": {"name": "theirs"}, "spec": {"controller": "traefik.io/ingress-controller"}}
+    cluster.request("POST", classes, ours)
+    try:
+        # As the API defines Prefix, which Traefik does when told to: else /apis goes where /api does.
+        arguments = ["--providers.kubernetesingress=true", "--providers.kubernetesingress.strictprefixmatching=true"]
+        leads(served("ingress", kubeconfig, *arguments, ingress_class="theirs"))
+    finally:
+        cluster.request("DELETE", f"{classes}/theirs")
+
+
+def test_a_controller_serves_the_routes_of_a_gateway(
+    served: Callable[..., Controller], cluster: Cluster, kubeconfig: Path
+) -> None:
+    gateways = "/apis/gateway.networking.k8s.io/v1"
+    unit_conftest.serve_gateways(cluster)
+    try:
+        body = {"apiVersion": gateways[6:], "kind": "GatewayClass", "metadata": {"name": "theirs"}}
+        body["spec"] = {"controllerName": "traefik.io/gateway-controller"}
+        cluster.request("POST", f"{gateways}/gatewayclasses", body)
+        controller = served("gateway", kubeconfig, "--providers.kubernetesgateway=true", ingress_gateway_name="public")
+        certificate = {"certificateRefs": [{"name": "shop"}]}
+        listeners = [
+            {"name": "http", "port": controller.http, "protocol": "HTTP"},
+            {"name": "https", "port": controller.https, "protocol": "HTTPS", "tls": certificate},
+        ]
+        body = {"apiVersion": gateways[6:], "kind": "Gateway", "metadata": {"name": "public"}}
+        body["spec"] = {"gatewayClassName": "theirs", "listeners": listeners}
+        cluster.request("POST", f"{gateways}/namespaces/{controller.namespace}/gateways", body)
+        leads(controller)
+        assert controller.ask("/").headers["X-Frame-Options"] == "DENY"
+        plain = http.client.HTTPConnection("127.0.0.1", controller.http, timeout=30)
+        plain.request("GET", "/products?id=1", headers={"Host": HOST})
+        response = plain.getresponse()
+        assert response.status == 301
+        assert response.headers["Location"].startswith(f"https://{HOST}")
+    finally:
+        unit_conftest.withdraw_gateways(cluster)

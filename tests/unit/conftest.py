@@ -220,7 +220,8 @@ def serve(cluster: Cluster, definitions: Iterable[dict[str, Any]]) -> None:
     """Have the cluster know kinds, and wait until it does."""
     for crd in definitions:
         cluster.request("POST", CRDS, crd)
-        served = "/apis/{group}/v1/{names[plural]}".format(**crd["spec"])
+        version = next(item["name"] for item in crd["spec"]["versions"] if item["served"])
+        served = "/apis/{group}/{}/{names[plural]}".format(version, **crd["spec"])
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with contextlib.suppress(ApiError):
@@ -245,7 +246,7 @@ def withdraw_snapshots(cluster: Cluster) -> None:
 
 
 def gateway_kinds() -> list[dict[str, Any]]:
-    """Gateway and HTTPRoute as the module of the Gateway API defines them, which Traefik's go.mod pins."""
+    """The kinds of the Gateway API as its module defines them, which Traefik's go.mod pins."""
     pinned = re.search(r"sigs\.k8s\.io/gateway-api (v\S+)", (CHECKOUT / "images/traefik/go.mod").read_text())[1]
     cache = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
     go = next(iter(sorted(cache.glob("go-*/bin/go"))), None) or shutil.which("go")
@@ -253,12 +254,11 @@ def gateway_kinds() -> list[dict[str, Any]]:
     command = [str(go), "mod", "download", "-json", f"sigs.k8s.io/gateway-api@{pinned}"]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     folder = Path(json.loads(told.stdout)["Dir"], "config/crd/standard")
-    names = ("gateways", "httproutes")
-    return [yaml.safe_load((folder / f"gateway.networking.k8s.io_{name}.yaml").read_text()) for name in names]
+    return [yaml.safe_load(file.read_text()) for file in sorted(folder.glob("gateway.networking.k8s.io_*.yaml"))]
 
 
 def serve_gateways(cluster: Cluster) -> None:
-    """Have the cluster know Gateways and HTTPRoutes."""
+    """Have the cluster know the Gateway API."""
     serve(cluster, gateway_kinds())
 
 
