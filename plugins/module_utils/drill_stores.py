@@ -155,7 +155,7 @@ class Postgres(Store):
             return f"{leader} leads, and is not promoted yet"
         if found["streaming"] < self.members() - 1:
             return f"{found['streaming']} of {self.members() - 1} replicas stream from {leader}"
-        asked = any(
+        asked = self.members() > 1 and any(
             item["name"] == "POSTGRES_SYNCHRONOUS_MODE" and item["value"] == "true" for item in self.container()["env"]
         )
         return "" if found["synchronous"] or not asked else f"no replica of {leader} is synchronous"

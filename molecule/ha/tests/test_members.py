@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import Postgres
-from test_roll import FIRST, KUBECONFIG, NAMESPACE, cluster, play, postgres, until  # noqa: F401 (fixtures)
+from test_roll import FIRST, KUBECONFIG, NAMESPACE, Postgres, cluster, play, postgres, until  # noqa: F401 (fixtures)
 
 # By either Service, as the first member, which stays: a line a read, with what was wrong of it.
 READER = """
@@ -48,6 +47,7 @@ def sql(pod: str, text: str) -> str:
 @pytest.fixture
 def reader(postgres: Postgres, tmp_path: Path) -> Iterator[Path]:  # noqa: F811
     """Somebody reads; where the answers are."""
+    assert play("--tags", "postgres").returncode == 0  # what a test before has changed
     until(lambda: not postgres.missing(), "full strength")
     leader = postgres.leader()
     sql(leader, "DROP TABLE IF EXISTS sizing; CREATE TABLE sizing AS SELECT generate_series(1, 1000)")
