@@ -11,7 +11,8 @@ import urllib.error
 from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
@@ -176,3 +177,34 @@ def test_data_of_another_major_is_left_alone(program: ModuleType, tmp_path: Path
         program.main()
     assert len(started) == 2
     assert program.patroni_configuration([])["postgresql"]["bin_dir"] == "/usr/lib/postgresql/17/bin"
+
+
+@pytest.mark.parametrize(
+    ("mode", "standby", "gone", "written", "names"),
+    [
+        (True, None, True, None, []),  # forgotten
+        (True, None, False, None, None),  # it is still there, or nobody is named
+        (True, "postgres-1", True, None, None),  # it may lead: Patroni takes that away first
+        (True, None, True, "postgres-1", None),  # it may by now
+        (False, None, True, None, None),
+    ],
+)
+def test_no_commit_waits_for_a_replica_that_is_gone(program, mode, standby, gone, written, names):
+    class Ha:
+        done: ClassVar[list[object]] = []
+        cluster = SimpleNamespace(sync=SimpleNamespace(sync_standby=standby))
+        dcs = SimpleNamespace(get_cluster=lambda: SimpleNamespace(sync=SimpleNamespace(sync_standby=written)))
+        state_handler = SimpleNamespace(
+            query=lambda _sql: iter([(gone,)]),
+            sync_handler=SimpleNamespace(set_synchronous_standby_names=lambda found: Ha.done.append(found)),
+        )
+
+        def is_synchronous_mode(self) -> bool:
+            return mode
+
+        def process_sync_replication(self) -> None:
+            self.done.append("Patroni's own")
+
+    program.wait_for_nobody_gone(Ha)
+    Ha().process_sync_replication()
+    assert Ha.done == ([] if names is None else [names]) + ["Patroni's own"]

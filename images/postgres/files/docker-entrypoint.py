@@ -45,6 +45,11 @@ STOP_PAUSE = 0.1
 """Seconds between Patroni's looks at whether its API and its server have stopped. With its own, half a second and a
 second, a primary whose pod has a second to end is killed before it has given away its hold."""
 
+NAMED_AND_GONE = (
+    "SELECT current_setting('synchronous_standby_names') <> ''"
+    " AND NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_priority > 0)"
+)
+
 PGBACKREST = "timeout 30 pgbackrest"
 """It goes on trying for 80 s where it is refused, and as long nobody learns that the archiver fails."""
 
@@ -306,15 +311,35 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
     }
 
 
+def wait_for_nobody_gone(patroni: Any) -> None:
+    """Have Patroni's class `Ha` see that no commit waits for a replica that is not there.
+
+    A replica that goes in the 2 s after it was named synchronous, as the last one, stays named by Patroni before 4.1 (its
+    #3370), and every commit waits until another one comes. As nobody but the primary may lead then, none need wait.
+    """
+    process = patroni.process_sync_replication
+
+    def process_sync_replication(self: Any) -> None:
+        if self.is_synchronous_mode() and not self.cluster.sync.sync_standby:
+            [[gone]] = self.state_handler.query(NAMED_AND_GONE)
+            if gone and not self.dcs.get_cluster().sync.sync_standby:
+                print("the synchronous replica is gone: commits wait for none", flush=True)
+                self.state_handler.sync_handler.set_synchronous_standby_names([])
+        process(self)
+
+    patroni.process_sync_replication = process_sync_replication
+
+
 def run_patroni(arguments: list[str]) -> NoReturn:
     """Become Patroni."""
     CONFIGURATION.touch(mode=0o600)
     CONFIGURATION.write_text(json.dumps(patroni_configuration(arguments), indent=2))
     Path(required("PGDATA")).parent.mkdir(parents=True, exist_ok=True)
     watch_certificate()
-    from patroni import api, postgresql
+    from patroni import api, ha, postgresql
     from patroni.__main__ import main as patroni
 
+    wait_for_nobody_gone(ha.Ha)
     postgresql.STOP_POLLING_INTERVAL = STOP_PAUSE
     api.RestApiServer.serve_forever = partialmethod(BaseServer.serve_forever, STOP_PAUSE)
     sys.argv = ["patroni", str(CONFIGURATION)]
