@@ -146,8 +146,7 @@ class Postgres(Store):
         if not leader:
             return "there is no leader"
         query = (
-            "SELECT json_build_object('streaming', count(*), 'recovering', pg_is_in_recovery(),"
-            " 'synchronous', count(*) FILTER (WHERE sync_state = 'sync'))"
+            "SELECT json_build_object('streaming', count(*), 'recovering', pg_is_in_recovery())"
             " FROM pg_stat_replication WHERE state = 'streaming' AND application_name LIKE 'postgres-%'"
         )
         found = json.loads(self.run(leader, "psql", "-X", "-qAt", "-U", "postgres", "-d", "postgres", "-c", query))
@@ -158,7 +157,12 @@ class Postgres(Store):
         asked = self.members() > 1 and any(
             item["name"] == "POSTGRES_SYNCHRONOUS_MODE" and item["value"] == "true" for item in self.container()["env"]
         )
-        return "" if found["synchronous"] or not asked else f"no replica of {leader} is synchronous"
+        return f"no replica of {leader} may lead after it" if asked and not self._synchronous() else ""
+
+    def _synchronous(self) -> str:
+        """The replica that commits wait for and that may be promoted, by the Endpoints that Patroni's leader writes."""
+        found = self.cluster.get(ENDPOINTS, self.namespace, f"{self.name}-sync") or {}
+        return str(((found.get("metadata") or {}).get("annotations") or {}).get("sync_standby") or "")
 
     def hand_over(self, leader: str) -> None:
         """By Patroni, to the replica that the last commits waited for."""

@@ -841,6 +841,7 @@ def test_the_deployer_reads_all_but_what_is_told(api_server: Any, cluster: Clust
         "deployer_service_account": "",
         "deployer_secrets_source": "values",
         "deployer_certificates_enabled": False,
+        "deployer_ingress_kind": "none",
         "deployer_subjects": [{"kind": "User", "name": "nobody"}],
     }
     made = []

@@ -312,16 +312,18 @@ def test_members_are_not_just_stopped(check: Check, cluster, namespace: str) -> 
 
 
 def test_pods_of_others_take_room_and_our_own_do_not(check: Check, cluster, namespace: str) -> None:
-    def put_pod(space: str) -> None:
-        container = {"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "1900m"}}}
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    container = {"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "1900m"}}}
+    for node in ("a", "b"):
+        body = {"metadata": {"name": f"big-{node}"}, "spec": {"nodeName": node, "containers": [container]}}
+        cluster.request("POST", pods, body)
+    try:
+        assert "too small" in check()["text"]
+        assert any("too small" in warning for warning in check(capacity=False)["warnings"])
+        assert not check(platform_namespace=namespace).get("failed")
+    finally:  # no kubelet does it
         for node in ("a", "b"):
-            body = {"metadata": {"name": f"big-{node}"}, "spec": {"nodeName": node, "containers": [container]}}
-            cluster.request("POST", f"/api/v1/namespaces/{space}/pods", body)
-
-    put_pod(namespace)
-    assert "too small" in check()["text"]
-    assert any("too small" in warning for warning in check(capacity=False)["warnings"])
-    assert not check(platform_namespace=namespace).get("failed")
+            cluster.request("DELETE", f"{pods}/big-{node}", {"gracePeriodSeconds": 0})
 
 
 def test_a_cordoned_node_takes_no_pods(check: Check, cluster) -> None:

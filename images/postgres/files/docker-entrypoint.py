@@ -314,8 +314,8 @@ def patroni_configuration(arguments: list[str]) -> dict[str, Any]:
 def wait_for_nobody_gone(patroni: Any) -> None:
     """Have Patroni's class `Ha` see that no commit waits for a replica that is not there.
 
-    A replica that goes in the 2 s after it was named synchronous, as the last one, stays named by Patroni before 4.1 (its
-    #3370), and every commit waits until another one comes. As nobody but the primary may lead then, none need wait.
+    The last replica that goes, in the 2 s after it was named synchronous, stays named by Patroni before 4.1 (#3370) and
+    every commit waits until another one comes. As nobody but the primary may lead then, none need wait.
     """
     process = patroni.process_sync_replication
 
