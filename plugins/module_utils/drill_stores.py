@@ -304,7 +304,7 @@ class Elasticsearch(Store):
                 continue
             if reply.status == 200:
                 return reply.json()
-            said = f"{name} answers {reply.status} to {method} {path}: {reply.text()[:200]}"
+            said = f"{name} answers {reply.status} to {method} {path}: {reply.text[:200]}"
         raise EngineError(f"Elasticsearch does not answer: {said}")
 
 

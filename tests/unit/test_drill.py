@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import sys
 import time
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.action.drill import ALONE, named
-from ansible_collections.citadelbuy.platform.plugins.module_utils import drill_faults, drill_writer
+from ansible_collections.citadelbuy.platform.plugins.module_utils import drill_faults, drill_stores, drill_writer
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill import Drill, Round, table
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import Prometheus
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, NODE, Nodes
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import FLOOD_STAGE
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import Write, longest_gap, parse
+from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import Reply
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
 
 MEMBERS = """
@@ -356,3 +358,14 @@ def test_all_scenarios_are_those_that_ask_no_more_of_a_cluster():
 def test_names_come_with_commas_and_in_order():
     assert named(["redis, postgres"], ["postgres", "redis"], "store") == ["postgres", "redis"]
     assert named(["all"], ["postgres", "redis"], "store") == ["postgres", "redis"]
+
+
+def test_what_elasticsearch_says_without_a_master_is_told(cluster, namespace, monkeypatch):
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    store = drill_stores.Elasticsearch(cluster, namespace)
+    monkeypatch.setattr(store, "pods", lambda: [{"metadata": {"name": "elasticsearch-0"}, "status": ready}])
+    monkeypatch.setattr(drill_stores, "client_context", lambda *_: None)
+    reply = Reply(503, http.client.HTTPMessage(), b"master_not_discovered_exception")
+    monkeypatch.setattr(drill_stores, "http_through_pod", lambda *_: reply)
+    with pytest.raises(EngineError, match=r"elasticsearch-0 answers 503 to GET /_cat/master.*: master_not_discovered"):
+        store.leader()
