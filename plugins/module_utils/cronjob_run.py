@@ -115,6 +115,17 @@ def last_line(cluster: Cluster, namespace: str, job: str) -> str:
     return log_end(cluster, max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])) if pods else ""
 
 
+def cronjob_of(cluster: Cluster, namespace: str, name: str) -> Body:
+    """A CronJob of the backups.
+
+    :raises EngineError: there is none.
+    """
+    found = cluster.get(CRON_JOB, namespace, name)
+    if found is None:
+        raise EngineError(f"there is no CronJob {namespace}/{name}: is platform_backups true?")
+    return found
+
+
 def log_end(cluster: Cluster, pod: Body) -> str:
     """What the first container of a pod said last; empty where it said nothing, or cannot be asked."""
     path = POD.path(pod["metadata"]["namespace"], pod["metadata"]["name"]) + "/log"

@@ -21,7 +21,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
     EngineError,
     Resource,
 )
-from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import CRON_JOB, JOB, last_line, log_end
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import (
+    JOB,
+    cronjob_of,
+    last_line,
+    log_end,
+)
 from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import run_in_pod
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import KINDS, POD, Failed, Target, Waiter
@@ -136,9 +141,7 @@ class Store:
 
     def _backup_pod(self, words: list[str]) -> Body:
         """The pod that makes backups, with other arguments."""
-        cronjob = self.cluster.get(CRON_JOB, self.namespace, f"{self.name}-backup")
-        if cronjob is None:
-            raise EngineError(f"there is no CronJob {self.namespace}/{self.name}-backup: is platform_backups true?")
+        cronjob = cronjob_of(self.cluster, self.namespace, f"{self.name}-backup")
         spec = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         [container] = spec["containers"]
         container["args"] = words

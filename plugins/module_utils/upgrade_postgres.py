@@ -17,7 +17,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils import before_
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply_own import apply_own
 from ansible_collections.citadelbuy.platform.plugins.module_utils.capacity import quantity
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
-from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import CRON_JOB, run_once
+from ansible_collections.citadelbuy.platform.plugins.module_utils.cronjob_run import cronjob_of, run_once
 from ansible_collections.citadelbuy.platform.plugins.module_utils.restore import Restore
 from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores import (
     MERGE,
@@ -149,10 +149,7 @@ class Upgrade(Restore):
         :raises EngineError: it did not pass, or the image is no upgrade.
         """
         self._require_newer()
-        cronjob = self.cluster.get(CRON_JOB, self.restore_namespace, VERIFY)
-        if cronjob is None:
-            raise EngineError(f"there is no CronJob {self.restore_namespace}/{VERIFY}: is platform_backups true?")
-        cronjob = copy.deepcopy(cronjob)
+        cronjob = copy.deepcopy(cronjob_of(self.cluster, self.restore_namespace, VERIFY))
         pod = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         [container] = pod["containers"]
         container |= {"image": self.image, "args": ["postgres-backup", "rehearse"]}
@@ -227,7 +224,4 @@ class Upgrade(Restore):
 
 def back_up(cluster: Cluster, namespace: str, timeout: float) -> str:
     """Have a backup made; returns what was said of it."""
-    cronjob = cluster.get(CRON_JOB, namespace, "postgres-backup")
-    if cronjob is None:
-        raise EngineError(f"there is no CronJob {namespace}/postgres-backup: is platform_backups true?")
-    return run_once(cluster, cronjob, timeout).line
+    return run_once(cluster, cronjob_of(cluster, namespace, "postgres-backup"), timeout).line
