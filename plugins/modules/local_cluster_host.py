@@ -93,6 +93,12 @@ END_TIMEOUT = 30.0
 """Seconds that killed processes may take to be gone."""
 LOG_LINES = 15
 """Lines of kubeadm's log that an error shows."""
+AGENTS = "supervisor"
+"""The cgroup of all nodes' agents: kubelets, containerd with its shims, those of the network policies."""
+AGENTS_WEIGHT, CONTROL_PLANE_WEIGHT = 2, 4
+"""Weights for the processors' time, where another node's pods have 1: of the agents for each node, and of the pods of
+the control plane's node. Else pods that start on one node hold up what real nodes do not share: for seconds no pod is
+started or ended on any of them, and the API server does not answer."""
 
 ENCRYPTION = """\
 apiVersion: apiserver.config.k8s.io/v1
@@ -150,6 +156,18 @@ def make_cgroup(path: Path) -> bool:
         if (path / setting).exists() and not (path / setting).read_text().strip():
             (path / setting).write_text((path.parent / setting).read_text())
     return True
+
+
+def weigh(path: Path, weight: int) -> None:
+    """Let a cgroup have so many times the processors' time that one has by default, where there is too little for all.
+
+    Args:
+        path: The cgroup; in a hierarchy of v1 without the controller `cpu` it is left as it is.
+        weight: 1 to 100.
+    """
+    for setting, default in (("cpu.shares", 1024), ("cpu.weight", 100)):
+        if (path / setting).exists():
+            (path / setting).write_text(str(default * weight))
 
 
 class Host:
@@ -233,9 +251,7 @@ class Host:
             # Without its control plane there is no cluster that the others could be members of.
             for folder in folders:
                 (folder / "joined").unlink(missing_ok=True)
-        groups = [root / "citadelbuy" / self.name / "supervisor" for root in cgroup_hierarchies()]
-        for group in groups:
-            make_cgroup(group)
+        groups = [root / "citadelbuy" / self.name / AGENTS for root in cgroup_hierarchies()]
 
         def enter() -> None:
             for group in groups:
@@ -440,11 +456,14 @@ class Host:
             self.write(name, content)
         self.make_key()
         self.make_network()
-        for node in self.nodes:
+        weights = {node["name"]: 1 for node in self.nodes} | {self.nodes[0]["name"]: CONTROL_PLANE_WEIGHT}
+        for name, weight in (weights | {AGENTS: AGENTS_WEIGHT * len(self.nodes)}).items():
             for hierarchy in cgroup_hierarchies():
-                path = hierarchy / "citadelbuy" / self.name / node["name"]
+                path = hierarchy / "citadelbuy" / self.name / name
                 if not path.exists() and self.done(f"made the cgroup {path}"):
                     make_cgroup(path)
+                if not self.check_mode:
+                    weigh(path, weight)
         self.start_supervisor()
         if not self.check_mode:
             self.wait_for_members()
