@@ -73,7 +73,7 @@ def cluster_of_pods() -> Iterator[Cluster]:
         progress("bringing a cluster of two nodes up")
         playbook("playbooks/local_cluster.yml", *extra)
         cluster = Cluster.from_kubeconfig(NAME, f"/var/lib/citadelbuy/{NAME}/admin.conf", None)
-        dns = cluster.request("GET", "/apis/apps/v1/namespaces/kube-system/deployments/coredns")[1]
+        dns = cluster.request("GET", "/apis/apps/v1/namespaces/kube-system/daemonsets/coredns")[1]
         image = dns["spec"]["template"]["spec"]["containers"][0]["image"]
         cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": SPACE}})
         cluster.request("POST", POLICY.rpartition("/")[0], policy("0"))

@@ -222,7 +222,7 @@ def test_a_cluster_from_before_encryption_takes_it_up() -> None:
 @pytest.mark.usefixtures("host_before")
 def test_a_pod_of_one_node_reaches_a_service_on_another() -> None:
     """Cluster DNS and services work from every node: a pod on each resolves and reads the API through its service."""
-    image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
+    image = kubectl("-n", "kube-system", "get", "daemonset", "coredns", "-o", "jsonpath={..image}")
     # The API server that was replaced takes itself out of its Service when it ends, and the new one comes back in 10 s.
     read = f"until {READ_API.format(host='kubernetes.default.svc.cluster.local')}; do sleep 1; done"
     # The API server was replaced before: a kubelet and a kube-proxy that it refused meanwhile come back by and by.
@@ -336,7 +336,7 @@ def test_supervisor_restarts_what_dies() -> None:
 
 def test_network_policies_outlive_their_enforcer() -> None:
     """What was denied stays so while all enforcers are dead; what has changed meanwhile holds when they are back."""
-    image = kubectl("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={..image}")
+    image = kubectl("-n", "kube-system", "get", "daemonset", "coredns", "-o", "jsonpath={..image}")
     overrides = json.dumps({"spec": {"nodeName": "node2", "terminationGracePeriodSeconds": 0}})
     kubectl("run", "asks", f"--image={image}", "--overrides", overrides, "--command", "--", "sleep", "infinity")
     kubectl("wait", "--for=condition=Ready", "pod/asks", "--timeout=60s")
