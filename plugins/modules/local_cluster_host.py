@@ -95,7 +95,7 @@ LOG_LINES = 15
 """Lines of kubeadm's log that an error shows."""
 AGENTS = "supervisor"
 """The cgroup of all nodes' agents: kubelets, containerd with its shims, those of the network policies."""
-AGENTS_WEIGHT, CONTROL_PLANE_WEIGHT = 2, 4
+AGENTS_WEIGHT, CONTROL_PLANE_WEIGHT = 1, 2
 """Weights for the processors' time, where another node's pods have 1: of the agents for each node, and of the pods of
 the control plane's node. Else pods that start on one node hold up what real nodes do not share: for seconds no pod is
 started or ended on any of them, and the API server does not answer."""
