@@ -167,14 +167,14 @@ def test_a_second_run_changes_nothing() -> None:
     assert "changed=0" in result.stdout
 
 
-VALUE = "hardly-a-word-that-occurs-elsewhere"
-
-
 @pytest.mark.usefixtures("host_before")
 def test_pods_of_one_node_do_not_starve_the_agents_of_all() -> None:
     (group,) = (file.parent for file in Path("/sys/fs/cgroup").glob(f"*/citadelbuy/{NAME}/cpu.shares"))
     shares = {name: int((group / name / "cpu.shares").read_text()) / 1024 for name in ("supervisor", "node1", "node2")}
     assert shares == {"supervisor": 3, "node1": 2, "node2": 1}
+
+
+VALUE = "hardly-a-word-that-occurs-elsewhere"
 
 
 @pytest.mark.usefixtures("host_before")
