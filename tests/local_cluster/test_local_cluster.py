@@ -353,6 +353,13 @@ def test_network_policies_outlive_their_enforcer() -> None:
     kubectl("create", "-f", str(policy))
     until(lambda: not reached(), "the policy has no effect")
 
+    # Whoever may send nothing is refused at once, too, where a Service leads nowhere, as one between two leaders.
+    kubectl("create", "service", "clusterip", "nowhere", "--tcp=80")
+    address = kubectl("get", "service", "nowhere", "--output=jsonpath={.spec.clusterIP}")
+    connect = f"socat -u OPEN:/dev/null TCP:{address}:80,connect-timeout=3 2>&1 || true"
+    until(lambda: "refused" in kubectl("exec", "asks", "--", "sh", "-c", connect), "what leads nowhere is waited for")
+    kubectl("delete", "service", "nowhere")
+
     send(signal.SIGSTOP, "network_policy_agent.py")
     kubectl("delete", "-f", str(policy))
     assert not reached()

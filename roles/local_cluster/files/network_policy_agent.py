@@ -131,6 +131,7 @@ class Ruleset:
         for name, elements in maps.items():
             lines += _collection(f"map {name}", "type ipv4_addr : verdict", elements)
         network = self.pod_network
+        # After kube-proxy's, which refuses what is for a Service that leads nowhere: dropped, it would be waited for.
         lines += [
             "  chain from_pod {",
             "    ip saddr . ip daddr @itself accept",
@@ -142,13 +143,13 @@ class Ruleset:
             "    ip daddr vmap @ingress",
             "  }",
             "  chain forward {",
-            "    type filter hook forward priority filter",
+            "    type filter hook forward priority filter + 10",
             "    ct state established,related accept",
             f"    ip saddr {network} jump from_pod",
             f"    ip daddr {network} jump to_pod",
             "  }",
             "  chain input {",
-            "    type filter hook input priority filter",
+            "    type filter hook input priority filter + 10",
             "    iifname lo accept",
             "    ct state established,related accept",
             f"    ip saddr {network} jump from_pod",
