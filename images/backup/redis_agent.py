@@ -57,6 +57,10 @@ ALONE = 30.0
 LEAVE = 12.0
 """Seconds for handing over; then the server is ended, and Sentinel replaces it."""
 
+STAY = 2.0
+"""Seconds that a server stays when the slice names another: clients who are still led to it are refused at once, and
+ask again. kube-proxy changes its rules at most once a second, and of a pod that is gone they would hear nothing."""
+
 SEEN = 5.0
 """Seconds after which the slice is read again."""
 
@@ -445,7 +449,7 @@ class Agent:
     def leave(self) -> None:
         """Hand over, and let the server end; its preStop waits for the file `left`."""
         (self.run / "leaving").touch()
-        end = time.monotonic() + LEAVE
+        end, led = time.monotonic() + LEAVE, self.led
         self.asked = 0.0
         try:
             while time.monotonic() < end:
@@ -455,9 +459,20 @@ class Agent:
                 except redis.RedisError as error:
                     self.say(f"{self.me.name} ends: {error}")
                 time.sleep(0.05)
+            if led:
+                self.stay(end)
         finally:
             (self.run / "left").touch()
             self._say(f"{self.me.name} ends")
+
+    def stay(self, end: float) -> None:
+        """Answer until clients are led to the new master."""
+        try:
+            while time.monotonic() < end and self.record.read()[0] == self.record.member:
+                time.sleep(0.1)
+        except Problem as error:
+            self.say(str(error))
+        time.sleep(STAY)
 
     def may_leave(self) -> bool:
         """Whether nothing is lost by it: a master hands over, a replica outlives a master that ends, too."""

@@ -20,6 +20,23 @@ from conftest import load_program
 
 LOGIN = {"username": "patroni", "password": "of-the-superuser"}
 
+STANDS = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from conftest import load_program
+program = load_program("images/postgres/files/docker-entrypoint.py")
+program.CYCLE = 1
+class Ha:
+    def run_cycle(self, how):
+        return how()
+program.end_where_it_stands(Ha)
+print(Ha().run_cycle(lambda: "goes on"), flush=True)
+def waits_for_nobody():
+    threading.Event().wait(60)
+Ha().run_cycle(waits_for_nobody)
+print("has waited", flush=True)
+"""
+
 WATCH = """
 import os, signal, sys
 from pathlib import Path
@@ -208,3 +225,10 @@ def test_no_commit_waits_for_a_replica_that_is_gone(program, mode, standby, gone
     program.wait_for_nobody_gone(Ha)
     Ha().process_sync_replication()
     assert Ha.done == ([] if names is None else [names]) + ["Patroni's own"]
+
+
+def test_a_patroni_that_stands_ends_and_tells_where():
+    words = [sys.executable, "-c", STANDS, str(Path(__file__).parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "goes on\n")
+    assert "in waits_for_nobody" in done.stderr

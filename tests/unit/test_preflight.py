@@ -150,15 +150,15 @@ def test_another_major_of_postgres_is_refused_where_there_is_data(check: Check, 
     cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "major"}})
     assert not check(**newer).get("failed")
     labels = {"app": "postgres"}
-    pod = {"containers": [{"name": "postgres", "image": "citadelbuy.local/postgres:15-11"}]}
+    pod = {"containers": [{"name": "postgres", "image": "citadelbuy.local/postgres:15-12"}]}
     spec = {"replicas": 0, "serviceName": "postgres", "selector": {"matchLabels": labels}}
     spec["template"] = {"metadata": {"labels": labels}, "spec": pod}
     body = {"metadata": {"name": "postgres"}, "spec": spec}
     cluster.request("POST", "/apis/apps/v1/namespaces/major/statefulsets", body)
     [line] = check(**newer)["text"].splitlines()
-    assert "major/postgres runs citadelbuy.local/postgres:15-11, and postgres_image is citadelbuy" in line
+    assert "major/postgres runs citadelbuy.local/postgres:15-12, and postgres_image is citadelbuy" in line
     assert "To do: playbooks/upgrade_postgres.yml" in line
-    for tag in ("15-11", "15-12", "of-ours"):
+    for tag in ("15-12", "15-13", "of-ours"):
         assert not check(**newer | {"postgres_image": f"citadelbuy.local/postgres:{tag}"}).get("failed")
 
 

@@ -21,22 +21,22 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.upgrade_postgr
     major,
 )
 
-OLD, NEW = "registry:5000/postgres:15-11", "registry:5000/postgres-17:17-1@sha256:0"
+OLD, NEW = "registry:5000/postgres:15-12", "registry:5000/postgres-17:17-1@sha256:0"
 SET = """
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {name: postgres, namespace: "{{ ns }}", labels: {app.kubernetes.io/version: 15-11}}
+metadata: {name: postgres, namespace: "{{ ns }}", labels: {app.kubernetes.io/version: 15-12}}
 spec:
   serviceName: postgres
   replicas: {{ replicas | default(3) }}
   podManagementPolicy: Parallel
   selector: {matchLabels: {app.kubernetes.io/name: postgres}}
   template:
-    metadata: {labels: {app.kubernetes.io/name: postgres, app.kubernetes.io/version: 15-11}}
+    metadata: {labels: {app.kubernetes.io/name: postgres, app.kubernetes.io/version: 15-12}}
     spec:
       containers:
         - name: postgres
-          image: "{{ image | default('registry:5000/postgres:15-11') }}"
+          image: "{{ image | default('registry:5000/postgres:15-12') }}"
           env: [{name: PGDATA, value: /data/pgdata}]
           resources: {limits: {memory: 1Gi}}
           securityContext: {readOnlyRootFilesystem: true}
@@ -67,7 +67,7 @@ def test_the_major_is_what_the_tag_begins_with(image, found):
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        ("postgres:15-12", "name the image of the new major"),
+        ("postgres:15-13", "name the image of the new major"),
         ("postgres:14-1", "name the image of the new major"),
         ("postgres:latest", "does not begin with PostgreSQL's major version"),
         (NEW, "no rehearsal with image .* has passed"),
@@ -141,7 +141,7 @@ def test_members_end_before_the_one_that_leads_and_the_image_changes_after_the_d
     ]
     assert scaled == [1, 0, (1, after), (3, after)]
     labels = live()["spec"]["template"]["metadata"]["labels"]
-    assert labels["app.kubernetes.io/version"] == ("15-11" if undo else "17-1")
+    assert labels["app.kubernetes.io/version"] == ("15-12" if undo else "17-1")
     assert [item["image"] for item in live()["spec"]["template"]["spec"]["containers"]] == [after, "exporter:15"]
 
 
@@ -156,7 +156,7 @@ spec:
       template:
         spec:
           restartPolicy: Never
-          containers: [{name: verify, image: "registry:5000/postgres:15-11", args: [postgres-backup, verify]}]
+          containers: [{name: verify, image: "registry:5000/postgres:15-12", args: [postgres-backup, verify]}]
           volumes: [{name: data, emptyDir: {sizeLimit: 10Gi}}, {name: run, emptyDir: {}}]
 """
 

@@ -10,6 +10,7 @@ docker-entrypoint.py COMMAND ...                    anything else is run as it i
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
@@ -41,9 +42,16 @@ API_TIMEOUT = 30
 CERTIFICATE_PAUSE = 10
 """Seconds between looks at the certificate's files; at the first one Patroni has long learnt to take a signal."""
 
+CYCLE = 30
+"""Seconds that a cycle of Patroni's may last; what takes longer, it does beside its cycles."""
+
 STOP_PAUSE = 0.1
 """Seconds between Patroni's looks at whether its API and its server have stopped. With its own, half a second and a
 second, a primary whose pod has a second to end is killed before it has given away its hold."""
+
+STAY = 2
+"""Seconds that a pod stays after its server: clients who are still led to it are refused at once, and ask again.
+kube-proxy changes its rules at most once a second, and of a pod that is gone they would hear nothing."""
 
 NAMED_AND_GONE = (
     "SELECT current_setting('synchronous_standby_names') <> ''"
@@ -56,7 +64,12 @@ PGBACKREST = "timeout 30 pgbackrest"
 ARCHIVE_COMMAND = f"{PGBACKREST} archive-push %p || {{ {PGBACKREST} stanza-create && {PGBACKREST} archive-push %p; }}"
 """The first segment of a new platform finds no stanza. One of another database is refused by pgBackRest, and stays."""
 
-DEFAULT_PARAMETERS = {"shared_preload_libraries": "pg_stat_statements", "password_encryption": "scram-sha-256"}
+DEFAULT_PARAMETERS = {
+    "shared_preload_libraries": "pg_stat_statements",
+    "password_encryption": "scram-sha-256",
+    # A new leader makes the replicas' slots a moment after they first ask: with 5 s, it has no replica for as long.
+    "wal_retrieve_retry_interval": "1s",
+}
 INITDB = {"encoding": "UTF8", "locale": "C.UTF-8", "auth-local": "peer", "auth-host": "scram-sha-256"}
 
 # Passwords are kept out of the log and of pg_stat_statements; nothing here waits for a replica.
@@ -330,6 +343,24 @@ def wait_for_nobody_gone(patroni: Any) -> None:
     patroni.process_sync_replication = process_sync_replication
 
 
+def end_where_it_stands(patroni: Any) -> None:
+    """Have Patroni's class `Ha` end where a cycle of it does not, and tell where each thread was.
+
+    One that has taken the lead and stands serves nobody and lets nobody else lead; seen once, and the cause not found.
+    The kubelet's probe takes a minute and a half to see it.
+    """
+    run_cycle = patroni.run_cycle
+
+    def watched(self: Any, *given: Any) -> Any:
+        faulthandler.dump_traceback_later(CYCLE, exit=True)
+        try:
+            return run_cycle(self, *given)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    patroni.run_cycle = watched
+
+
 def run_patroni(arguments: list[str]) -> NoReturn:
     """Become Patroni."""
     CONFIGURATION.touch(mode=0o600)
@@ -340,10 +371,13 @@ def run_patroni(arguments: list[str]) -> NoReturn:
     from patroni.__main__ import main as patroni
 
     wait_for_nobody_gone(ha.Ha)
+    end_where_it_stands(ha.Ha)
     postgresql.STOP_POLLING_INTERVAL = STOP_PAUSE
     api.RestApiServer.serve_forever = partialmethod(BaseServer.serve_forever, STOP_PAUSE)
     sys.argv = ["patroni", str(CONFIGURATION)]
-    sys.exit(patroni())
+    patroni()
+    time.sleep(STAY)
+    sys.exit()
 
 
 def reload() -> None:
