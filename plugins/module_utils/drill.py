@@ -15,7 +15,10 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_alarm import Prometheus
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_faults import FAULTS, Fault, Nodes
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores import STORES, Store
+from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import NAME as WRITER
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import Write, Writer, longest_gap
+from ansible_collections.citadelbuy.platform.plugins.module_utils.report import is_ready
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
 
 STEADY = 1000  # writes before anything happens
 AFTER = 400  # and after the store is at full strength
@@ -71,7 +74,7 @@ class Drill:
         self.cluster, self.timeout = cluster, timeout
         self.store: Store = STORES[store](cluster, namespace)
         self.fault: Fault = FAULTS[scenario](cluster, self.store, nodes, prometheus)
-        self.nodes = nodes
+        self.nodes, self.spaces = nodes, (namespace, prometheus.namespace)
         self.writer = Writer(cluster, namespace, program)
 
     def require_possible(self) -> str:
@@ -92,6 +95,7 @@ class Drill:
                 f"({self.store.name}_replicas)."
             )
         self._until("full strength before the drill", lambda: not self._missing(), self._missing)
+        self._until("rest before the drill", lambda: not self._unrest(), self._unrest)
         leader = self.store.leader()
         self.fault.require_possible(leader)
         return leader
@@ -172,6 +176,17 @@ class Drill:
             return self.store.missing()
         except EngineError as error:
             return str(error)
+
+    def _unrest(self) -> str:
+        """Pods of the platform that are still to come, as those that an earlier round has moved: they take their time
+        from what is measured."""
+        pods = [pod for space in self.spaces for pod in self.cluster.list(POD, space)["items"]]
+        starting = [
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            for pod in pods
+            if pod["metadata"]["name"] != WRITER and not is_ready(pod) and pod["status"].get("phase") != "Failed"
+        ]
+        return f"not ready are {', '.join(sorted(starting))}" if starting else ""
 
     def _until(self, what: str, condition: Callable[[], bool], why: Callable[[], str] = lambda: "") -> None:
         deadline = time.monotonic() + self.timeout

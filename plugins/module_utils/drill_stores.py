@@ -66,7 +66,7 @@ class Store:
         raise NotImplementedError
 
     def writer(self) -> Body:
-        """Of the writer's pod: image, env, and keys of Secret citadelbuy-secrets."""
+        """Of the writer's pod: image, env, keys of Secret citadelbuy-secrets, and priority class."""
         raise NotImplementedError
 
     def volume(self, pod: str) -> tuple[str, str]:
@@ -114,10 +114,15 @@ class Store:
         found = [item for item in status.get("containerStatuses") or [] if item["name"] == self.name]
         return str(found[0].get("containerID", "")).rpartition("/")[2] if found else ""
 
-    def _env(self, **more: str) -> list[Body]:
-        """Of a writer."""
-        env = {"DRILL_HOST": self.name, "DRILL_RATE": "400", "DRILL_CONNECTIONS": "4"} | more
-        return [{"name": name, "value": value} for name, value in env.items()]
+    def _writer(self, image: str, *secrets: str, **more: str) -> Body:
+        """With the members' priority: one that they pushed out would see the end of nothing."""
+        env = {"DRILL_HOST": self.name, "DRILL_RATE": "240", "DRILL_CONNECTIONS": "4"} | more
+        return {
+            "image": image,
+            "env": [{"name": name, "value": value} for name, value in env.items()],
+            "secrets": [*secrets],
+            "priority": self.stateful_set()["spec"]["template"]["spec"].get("priorityClassName", ""),
+        }
 
     def container(self) -> Body:
         """The server's, as the StatefulSet has it."""
@@ -179,11 +184,8 @@ class Postgres(Store):
     def writer(self) -> Body:
         """With the application's own login."""
         given = {item["name"]: item.get("value") for item in self.container()["env"]}
-        return {
-            "image": self.container()["image"],
-            "env": self._env(DRILL_DATABASE=given["POSTGRES_DB"], DRILL_OWNER=given["POSTGRES_USER"]),
-            "secrets": ["DATABASE_PASSWORD", "DATABASE_USER"],
-        }
+        login = {"DRILL_DATABASE": given["POSTGRES_DB"], "DRILL_OWNER": given["POSTGRES_USER"]}
+        return self._writer(self.container()["image"], "DATABASE_PASSWORD", "DATABASE_USER", **login)
 
 
 class Redis(Store):
@@ -222,7 +224,7 @@ class Redis(Store):
         """By the agent's image, which has Redis' client for Python."""
         containers = self.stateful_set()["spec"]["template"]["spec"]["containers"]
         [agent] = [item for item in containers if item["name"] == "agent"]
-        return {"image": agent["image"], "env": self._env(), "secrets": ["REDIS_PASSWORD"]}
+        return self._writer(agent["image"], "REDIS_PASSWORD")
 
     def _info(self, pod: str, section: str) -> dict[str, str]:
         text = self.run(pod, "sh", "-c", f"{REDIS} info {section}")
@@ -274,12 +276,10 @@ class Elasticsearch(Store):
 
     def writer(self) -> Body:
         """By PostgreSQL's image, which has Python."""
-        return {
-            "image": Postgres(self.cluster, self.namespace).container()["image"],
-            # Each write is on two disks when it is acknowledged: more at a time come to the rate.
-            "env": self._env(DRILL_OWNER="elastic", DRILL_CONNECTIONS="12"),
-            "secrets": ["ELASTICSEARCH_PASSWORD", "ELASTICSEARCH_USERNAME"],
-        }
+        image = Postgres(self.cluster, self.namespace).container()["image"]
+        # Each write is on two disks when it is acknowledged: more at a time come to the rate.
+        more = {"DRILL_OWNER": "elastic", "DRILL_CONNECTIONS": "12"}
+        return self._writer(image, "ELASTICSEARCH_PASSWORD", "ELASTICSEARCH_USERNAME", **more)
 
     def _ask(self, path: str, method: str = "GET") -> Any:
         """One of the members that are ready; of those that do not answer, the next.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ AUTHORITY = "/etc/citadelbuy/authority/{store}"  # folder with what it knows the
 START = 60  # seconds until it writes
 ASKED = 60  # seconds for a question to it
 PAUSE = 0.3
+LOOK_LINES = 50  # of its log, in which there is one that tells how far it is, between those of an error
 STAYS = """
 while sleep 0.3; do [ ! -s /work/log ] || echo "$(date +%s.%N) $(wc -l < /work/log) $(tail -n 1 /work/log)"; done &
 python3 -c "$1" write
@@ -82,7 +84,7 @@ class Writer:
     def start(self, spec: Body, ports: list[int], store: str, away_from: str) -> None:
         """Have it write, from another node than the one that something will happen to.
 
-        :param spec: image, env, and keys of Secret citadelbuy-secrets.
+        :param spec: image, env, keys of Secret citadelbuy-secrets, and the priority class, which may be empty.
         :param ports: of the store, which the network lets it at.
         :param away_from: name of a node.
         :raises EngineError: it does not write.
@@ -107,7 +109,8 @@ class Writer:
                 {"name": "DRILL_CA_FILE", "value": f"{authority}/ca.crt"},
             ],
             "resources": {
-                "requests": {"cpu": "10m", "memory": "48Mi", "ephemeral-storage": "16Mi"},
+                # As a pod of the API's, whose part of a busy node's time a client has.
+                "requests": {"cpu": "250m", "memory": "48Mi", "ephemeral-storage": "16Mi"},
                 "limits": {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "256Mi"},
             },
             "securityContext": {
@@ -130,6 +133,7 @@ class Writer:
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
                 "terminationGracePeriodSeconds": 1,
+                "priorityClassName": spec["priority"],
                 "securityContext": {
                     "runAsNonRoot": True,
                     "runAsUser": 999,
@@ -203,12 +207,12 @@ class Writer:
 
     def _told(self) -> tuple[float, int, float]:
         """When it told how far it is, by its clock, the number of acknowledged writes, and when the last one was."""
-        query = {"tailLines": 1, "container": "writer"}
-        words = self.cluster.request("GET", f"{POD.path(self.namespace, NAME)}/log", query=query, text=True)[1].split()
-        try:
-            return float(words[0]), int(words[1]), float(words[2])
-        except (IndexError, ValueError):  # nothing yet, or what it has said of an error
-            return 0.0, 0, 0.0
+        query = {"tailLines": LOOK_LINES, "container": "writer"}
+        told = self.cluster.request("GET", f"{POD.path(self.namespace, NAME)}/log", query=query, text=True)[1]
+        for words in map(str.split, reversed(told.splitlines())):
+            with suppress(IndexError, ValueError):  # what it has said of an error
+                return float(words[0]), int(words[1]), float(words[2])
+        return 0.0, 0, 0.0
 
     def _said(self) -> str:
         """The last that it has told, for a message: the pod does not stay."""

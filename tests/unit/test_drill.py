@@ -120,6 +120,19 @@ def test_a_store_that_is_not_whole_is_refused_with_what_is_missing(cluster, name
         drill(cluster, namespace).require_possible()
 
 
+def test_a_round_waits_for_pods_that_an_earlier_one_has_moved(cluster, namespace, patch_status, monkeypatch):
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api"}}
+    cluster.request("POST", POD.path(namespace), body | {"spec": {"containers": [{"name": "api", "image": "api:1"}]}})
+    one = drill(cluster, namespace)
+    monkeypatch.setattr(one, "_missing", lambda: "")
+    monkeypatch.setattr(one.store, "members", lambda: 3)
+    monkeypatch.setattr(one.store, "leader", lambda: "postgres-0")
+    with pytest.raises(EngineError, match=f"no rest before the drill after 1 s: not ready are {namespace}/api"):
+        one.require_possible()
+    patch_status("api/v1:pods/api", {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+    assert one.require_possible() == "postgres-0"
+
+
 def test_nodes_of_another_machine_are_neither_lost_nor_cut(cluster, namespace, deploy):
     deploy(MEMBERS, replicas=3)
     for scenario in ("node-lost", "network-cut"):
@@ -153,13 +166,25 @@ def test_a_drain_that_a_budget_refuses_names_the_pod_and_is_undone(
             cluster.request("DELETE", NODE.path(None, name))
 
 
+def test_how_far_a_writer_is_stands_between_what_it_has_said_of_errors(cluster, namespace, monkeypatch):
+    writer, told = drill(cluster, namespace).writer, "psycopg2.OperationalError: not\n  there 1\n"
+    for log, found in (
+        (f"8.1 3 7.9 2 4\n{told}", (8.1, 3, 7.9)),
+        (f"{told}8.1 3 7.9 2 4\n9.1 5 8.9 4 4\n", (9.1, 5, 8.9)),
+        (told, (0.0, 0, 0.0)),
+    ):
+        monkeypatch.setattr(cluster, "request", lambda *_, log=log, **__: (200, log))
+        assert (writer.now(), writer.count()) == found[:2]
+        assert writer._told() == found
+
+
 def test_a_writer_that_does_not_begin_is_not_left_behind(cluster, namespace, deploy, monkeypatch):
     one = drill(cluster, namespace)
     found = {}
     one.fault.node = "node2"
     monkeypatch.setattr(drill_writer, "START", 1)
     monkeypatch.setattr(one, "_choose", lambda: "postgres-0")
-    monkeypatch.setattr(one.store, "writer", lambda: {"image": "postgres:1", "env": [], "secrets": []})
+    monkeypatch.setattr(one.store, "writer", lambda: {"image": "postgres:1", "env": [], "secrets": [], "priority": ""})
     writes = one.writer._writes
     monkeypatch.setattr(
         one.writer, "_writes", lambda: found.update(cluster.get(POD, namespace, "drill-writer")) or writes()

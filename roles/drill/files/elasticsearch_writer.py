@@ -24,7 +24,7 @@ LOG, STOP = Path("/work/log"), Path("/work/stop")
 INDEX = "/drill"
 TIMEOUT = 1.0  # seconds for an answer to a write
 LONG = 30.0  # to another question, and until the store must be reachable
-PAUSE = 0.1  # between tries to connect: without a rest they would take the time that the store needs
+PAUSE = 0.25  # between tries to connect: without a rest they would take the time that the store needs
 PAGE = 5000  # documents of an answer; Elasticsearch gives 10,000 at most
 
 

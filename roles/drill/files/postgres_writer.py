@@ -19,7 +19,7 @@ import psycopg2
 
 LOG, STOP = Path("/work/log"), Path("/work/stop")
 START = 30  # seconds until the store must be reachable
-PAUSE = 0.1  # between tries to connect: without a rest they would take the time that the store needs
+PAUSE = 0.25  # between tries to connect: without a rest they would take the time that the store needs
 
 
 def connect() -> psycopg2.extensions.connection:

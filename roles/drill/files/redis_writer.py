@@ -24,7 +24,7 @@ PREFIX = "drill:"
 TIMEOUT = 1.0  # seconds for an answer
 REPLICAS = 0.9  # for a replica's acknowledgement
 START = 30  # until the store must be reachable
-PAUSE = 0.1  # between tries to connect: without a rest they would take the time that the store needs
+PAUSE = 0.25  # between tries to connect: without a rest they would take the time that the store needs
 
 
 def connect() -> Any:
