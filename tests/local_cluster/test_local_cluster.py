@@ -356,7 +356,7 @@ def test_network_policies_outlive_their_enforcer() -> None:
     # Whoever may send nothing is refused at once, too, where a Service leads nowhere, as one between two leaders.
     kubectl("create", "service", "clusterip", "nowhere", "--tcp=80")
     address = kubectl("get", "service", "nowhere", "--output=jsonpath={.spec.clusterIP}")
-    connect = f"socat -u OPEN:/dev/null TCP:{address}:80,connect-timeout=3 2>&1 || true"
+    connect = f"kubectl get --raw / --server=http://{address}:80 --request-timeout=3s 2>&1 || true"
     until(lambda: "refused" in kubectl("exec", "asks", "--", "sh", "-c", connect), "what leads nowhere is waited for")
     kubectl("delete", "service", "nowhere")
 
