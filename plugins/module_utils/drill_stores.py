@@ -116,7 +116,7 @@ class Store:
 
     def _writer(self, image: str, *secrets: str, **more: str) -> Body:
         """With the members' priority: one that they pushed out would see the end of nothing."""
-        env = {"DRILL_HOST": self.name, "DRILL_RATE": "240", "DRILL_CONNECTIONS": "4"} | more
+        env = {"DRILL_HOST": self.name, "DRILL_RATE": "280", "DRILL_CONNECTIONS": "4"} | more
         return {
             "image": image,
             "env": [{"name": name, "value": value} for name, value in env.items()],
