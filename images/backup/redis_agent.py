@@ -459,7 +459,7 @@ class Agent:
                 except redis.RedisError as error:
                     self.say(f"{self.me.name} ends: {error}")
                 time.sleep(0.05)
-            if led:
+            if led and self.majority(self.votes()) not in (None, self.me):
                 self.stay(end)
         finally:
             (self.run / "left").touch()
