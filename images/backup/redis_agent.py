@@ -64,6 +64,12 @@ ask again. kube-proxy changes its rules at most once a second, and of a pod that
 SEEN = 5.0
 """Seconds after which the slice is read again."""
 
+WEIGH = 5.0
+"""Seconds between looks at how much of a CPU the sentinel beside takes."""
+
+BUSY = 0.1
+"""Share of a CPU; a sentinel with work to do takes a tenth of it."""
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -202,6 +208,7 @@ class Agent:
         self.changed = 0.0  # when that ended
         self.wrong = self.headless = self.cold = self.seen = self.asked = 0.0
         self.serves = False
+        self.weighed = self.used = 0.0
         self.said = ""
 
     def say(self, line: str) -> None:
@@ -268,6 +275,8 @@ class Agent:
         leader = self.majority(votes)
         if votes[self.me] == "" and (known := leader or self.recorded()):
             self.introduce(known, self.me)
+        if votes[self.me]:
+            self.unstick()
         if leader is None:
             self.say("no majority of the sentinels names a master")
             return
@@ -283,6 +292,27 @@ class Agent:
             self.serves = False
             if info:
                 self.follow(leader, info)
+
+    def unstick(self) -> None:
+        """Have the sentinel beside make its connections anew where it is busy.
+
+        Where a Service has no member yet, the first packet of a connection is refused while `connect` holds the socket;
+        Linux (`tcp_v4_err`) then queues the error and goes on. Where the next packet is taken, the connection works and
+        has an error for good, and a sentinel, which never reads it, does not sleep any more.
+        """
+        now = time.monotonic()
+        if now - self.weighed < WEIGH:
+            return
+        spent = self.links.ask(self.sentinel(self.me), "INFO", "CPU")
+        used = spent["used_cpu_user"] + spent["used_cpu_sys"]
+        share = (used - self.used) / (now - self.weighed) if self.weighed else 0.0
+        self.weighed, self.used = now, used
+        if share > BUSY:
+            password = self.links.passwords()[0]
+            # Each ends the connections that the password is for, also where it is the same: to servers, to sentinels.
+            self.links.ask(self.sentinel(self.me), "SENTINEL", "SET", NAME, "auth-pass", password)
+            self.links.ask(self.sentinel(self.me), "SENTINEL", "CONFIG", "SET", "sentinel-pass", password)
+            self._say(f"the sentinel beside took {share:.0%} of a CPU: it connects anew")
 
     def recorded(self) -> Member | None:
         """Who led last; the first member where nobody has."""

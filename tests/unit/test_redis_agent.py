@@ -276,3 +276,24 @@ def test_all_sentinels_may_be_started_anew_at_once(members: Members, dies: bool)
     members.wait(members.whole, "three are whole")
     assert dies or members.leader() == 0
     assert members.missing(keys) == []
+
+
+def test_a_sentinel_that_does_not_sleep_connects_anew(members: Members) -> None:
+    def connections() -> set[str]:
+        """Those of sentinels to the first server, and to the second sentinel."""
+        listed = [*members(0, "CLIENT", "LIST").splitlines(), *members(1, "CLIENT", "LIST", sentinel=True).splitlines()]
+        return {line.split()[0] + line.split()[1] for line in listed if "name=sentinel-" in line}
+
+    members.wait(lambda: len(connections()) == 8, "each sentinel has its connections")
+    before = connections()
+    socket = members.folder / "run-0/sentinel.sock"
+    command = ["redis-benchmark", "-s", str(socket), "-a", PASSWORD, "-n", "1000000000", "-q", "ping"]
+    load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        members.wait(lambda: "it connects anew" in members.told(), "the agent sees it")
+    finally:
+        load.kill()
+        load.wait()
+    members.wait(lambda: len(connections()) == 8 and len(connections() & before) <= 5, "new connections")
+    members.wait(members.whole, "nothing has changed")
+    assert members.leader() == 0
