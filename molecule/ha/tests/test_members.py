@@ -91,5 +91,7 @@ def test_from_three_members_to_one_and_back(postgres: Postgres, reader: Path) ->
     assert len(reads) > 100
     wrong = [number for number, (_when, rows, _error) in enumerate(reads) if rows < 1000]
     print(f"{len(reads)} reads, {len(wrong)} of them cut off: {[reads[number] for number in wrong]}")
-    # One that is under way ends with its server; the next one is answered.
-    assert all(number + 1 not in wrong for number in wrong)
+    # One that is under way ends with its server, and so may one that reaches it while it stops: libpq asks no other
+    # host then. None lacks a server that would answer.
+    assert all("closed" in reads[number][2] or "terminating" in reads[number][2] for number in wrong)
+    assert not any({number + 1, number + 2} <= set(wrong) for number in wrong)
