@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contenders import go_program
+from go_programs import go_program
 from in_cluster import awaited, kubectl, sql
 from pairing import BenchmarkError, run
 
