@@ -37,17 +37,24 @@ class Panel:
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
+def browser(*arguments: str, namespace: str = "") -> Iterator[Page]:
     """A page of a new Chromium with an empty profile; a script that fails or is refused fails the test at the end.
 
+    :param arguments: more of them for Chromium.
+    :param namespace: network namespace that it is started in, as `ip netns` names it.
     :raises FileNotFoundError: where Debian's package chromium is not installed.
     """
     program = shutil.which("chromium")
     if not program:
         raise FileNotFoundError("chromium is not there: install Debian's package chromium")
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile, sync_playwright() as playwright:
+        if namespace:
+            start = Path(profile, "start")
+            start.write_text(f'#!/bin/sh\nexec ip netns exec {namespace} {program} "$@"\n')
+            start.chmod(0o755)
+            program = str(start)
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=program, args=ARGUMENTS, viewport={"width": WIDTH, "height": HEIGHT}
+            profile, executable_path=program, args=[*ARGUMENTS, *arguments], viewport={"width": WIDTH, "height": HEIGHT}
         )
         try:
             problems: list[str] = []
