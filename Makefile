@@ -108,6 +108,14 @@ drill-disk: $(STAMP) ## The leader's volume of each datastore filled to its aler
 	    -e drill_confirm=true -e drill_report_file=.cache/drill_disk.json
 	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
 
+.PHONY: drill-traffic
+drill-traffic: $(STAMP) ## Customers' requests by HTTPS through ingress and firewall: none lost over rollouts; limits, attacks, autoscalers, a browser
+	@variables='-e @tests/traffic/variables.yml'
+	ansible-playbook playbooks/local_cluster.yml playbooks/site.yml -i inventories/local $$variables
+	python tests/viewer/programs.py # Chromium
+	CITADELBUY_TRAFFIC_CLUSTER=traffic pytest -s tests/traffic
+	ansible-playbook playbooks/local_cluster_down.yml -i inventories/local $$variables
+
 .PHONY: drill-network
 drill-network: $(STAMP) ## The truth table of the network and 100 new pods, none open for a moment, on the cluster of `make up`
 	@CITADELBUY_CLUSTER=citadelbuy CITADELBUY_CHURN=100 pytest -s molecule/default/tests/test_network.py

@@ -1,0 +1,125 @@
+"""The platform of the drill: playbooks on it, and kubectl as an independent witness."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+NAME = os.environ.get("CITADELBUY_TRAFFIC_CLUSTER", "")
+CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+API, WEB, FIREWALL, TRAEFIK = "citadelbuy-api", "citadelbuy-web", "citadelbuy-firewall", "traefik"
+# What the applications' environment is without a test's own: a variable replaces it as a whole.
+API_ENVIRONMENT = {"TRUST_PROXY": "true"}
+WEB_ENVIRONMENT = {"NODE_ENV": "production", "TRUST_PROXY": "true"}
+
+Json = dict[str, Any]
+
+
+def command(name: str, *arguments: str, **variables: object) -> list[str]:
+    """How a playbook of this project is run on the cluster, with variables beside the drill's."""
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    extra = ["-e", f"@{HERE / 'variables.yml'}", "-e", json.dumps({"local_cluster_name": NAME} | variables)]
+    return [program, f"playbooks/{name}.yml", "-i", "inventories/local", *extra, *arguments]
+
+
+def attempt(name: str, *arguments: str, **variables: object) -> tuple[int, str]:
+    """Run a playbook; its exit code, and what it printed."""
+    words = command(name, *arguments, **variables)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def playbook(name: str, *arguments: str, **variables: object) -> str:
+    """Run a playbook; it must end well. Returns what it printed."""
+    code, output = attempt(name, *arguments, **variables)
+    assert code == 0, output[-5000:]
+    return output
+
+
+def deploy(**variables: object) -> None:
+    """Applications and what configures them, as the drill's variables and these say, with no pod left over."""
+    playbook("site", "--tags", "configuration,applications", **variables)
+    settled()
+
+
+def release(number: int, **more: object) -> Json:
+    """Variables of another version: other pods of API and web, and another migration Job, of the images there are."""
+    mark = {"RELEASE": str(number)}
+    return {
+        "applications_api_environment": API_ENVIRONMENT | mark,
+        "applications_web_environment": WEB_ENVIRONMENT | mark,
+    } | more
+
+
+def kubectl(*arguments: str, stdin: str = "", namespace: str = "citadelbuy") -> str:
+    """Run kubectl and return what it printed."""
+    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
+    words = [str(program), "--kubeconfig", f"/var/lib/citadelbuy/{NAME}/admin.conf", "-n", namespace, *arguments]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def get(*arguments: str) -> Json:
+    """An object, or a list of them."""
+    return json.loads(kubectl("get", *arguments, "-o", "json"))
+
+
+def pods(name: str) -> list[Json]:
+    """Pods of a Deployment, but for those that are ending."""
+    found = get("pods", "-l", f"app.kubernetes.io/name={name}")["items"]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def identities(name: str) -> set[str]:
+    """What tells a Deployment's pods from their successors."""
+    return {pod["metadata"]["uid"] for pod in pods(name)}
+
+
+def template(name: str) -> Json:
+    """What a Deployment makes its pods from."""
+    return get("deployment", name)["spec"]["template"]
+
+
+def prometheus(path: str) -> Any:
+    """An answer of Prometheus' API."""
+    proxy = "/api/v1/namespaces/citadelbuy-monitoring/pods/prometheus-0:9090/proxy/api/v1/"
+    return json.loads(kubectl("get", "--raw", proxy + path))["data"]
+
+
+def awaited(look: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What a look finds, once it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"{what}: not after {seconds:.0f} s"
+        time.sleep(0.5)
+    return found
+
+
+def settled() -> None:
+    """Wait until all that customers' requests pass is ready, and no pod of it is ending."""
+    awaited(lambda: not moving(), 180, "no Deployment rolls, no pod ends")
+
+
+def moving() -> list[str]:
+    """Deployments that are not as they will be."""
+    names = (API, WEB, FIREWALL, TRAEFIK)
+    found = []
+    for name in names:
+        body = get("deployment", name)
+        status, wanted = body["status"], body["spec"]["replicas"]
+        counts = {status.get(f"{word}Replicas", 0) for word in ("updated", "available")} | {status.get("replicas", 0)}
+        if status.get("observedGeneration") != body["metadata"]["generation"] or counts != {wanted}:
+            found.append(name)
+    ending = [pod for pod in get("pods")["items"] if "deletionTimestamp" in pod["metadata"]]
+    return found + [
+        pod["metadata"]["name"] for pod in ending if pod["metadata"]["labels"].get("app.kubernetes.io/name") in names
+    ]
