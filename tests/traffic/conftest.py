@@ -41,7 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def entry(tmp_path_factory: pytest.TempPathFactory) -> Entry:
+def platform() -> None:
+    """The applications as the drill's variables have them, whatever a run that was ended has left."""
+    cluster.deploy()
+
+
+@pytest.fixture(scope="session")
+def entry(platform: None, tmp_path_factory: pytest.TempPathFactory) -> Entry:
     """A node with a Traefik, and another one for the customers: what comes from a node itself takes other ways."""
     nodes = {
         item["metadata"]["name"]: next(
@@ -77,8 +83,8 @@ def ask(entry: Entry) -> Ask:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def deployed() -> None:
-    """The applications as the drill's variables have them, whatever a test before has left."""
+def deployed(platform: None) -> None:
+    """The same, whatever the modules before have left."""
     cluster.deploy()
 
 

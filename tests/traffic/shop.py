@@ -135,8 +135,9 @@ class Customers:
         with self._attack(rate, LONGEST) as load:
             try:
                 awaited(lambda: load.poll() is not None or self._begun(), 60, "the load begins")
+                assert load.poll() is None, f"there is no load: Vegeta ended with {load.returncode}"
                 action()
-                assert load.poll() is None, f"the load ended before the action, with {load.returncode}"
+                assert load.poll() is None, f"the load ended before the action: {load.returncode}"
             finally:
                 load.send_signal(signal.SIGINT)
         return self._served()

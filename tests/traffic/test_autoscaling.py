@@ -13,7 +13,7 @@ from shop import Customers
 MOST = {API: 4, WEB: 2}  # pods
 LEAST = {API: 1, WEB: 1}
 FEW = 2  # requests a second by which no pod is kept
-UP, DOWN = 420, 900  # seconds within which all pods are there, and gone again
+UP, DOWN = 420, 600  # seconds within which all pods are there, and gone again
 SCALED: dict[str, Any] = {
     "applications_api_min_replicas": 1,
     "applications_api_max_replicas": MOST[API],
