@@ -15,9 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import cluster
 from shop import HOST, PORT, Customers, Entry, Served
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "firewall"))
-
 from traffic import AGENTS, NAMES
 
 MOST = 200  # requests a second that are asked of any machine
