@@ -183,11 +183,15 @@ for (const [what, change, why] of [
   });
 }
 
-test('Redis restarts: requests go on uncounted and uncached meanwhile, then it is used again', async () => {
+test('Redis restarts: requests go on uncached meanwhile, and are counted by the pod, then it is used again', async () => {
   const { json: { id } } = await post(`${api.url}/api/products`, LAMP, fresh());
+  const headers = fresh();
   await stores.redisServer.stop('SIGKILL');
   const read = await ask(`${api.url}/api/products/${id}`);
-  assert.deepEqual([read.status, read.headers.get('x-cache'), read.headers.get('x-ratelimit-limit')], [200, 'miss', null]);
+  assert.deepEqual([read.status, read.headers.get('x-cache'), read.headers.get('x-ratelimit-limit')], [200, 'miss', '300']);
+  const logins = [];
+  for (let n = 1; n <= 11; n += 1) logins.push((await post(`${api.url}/api/auth/login`, {}, headers)).status);
+  assert.deepEqual(logins, [...Array(10).fill(400), 429]);
   assert.deepEqual((await ask(`${api.url}/health/ready`)).json.failed, ['redis', 'elasticsearch']);
   await stores.redisServer.start();
   await until('a cache hit', async () => (await ask(`${api.url}/api/products/${id}`)).headers.get('x-cache') === 'hit');

@@ -3,7 +3,7 @@ import { createHmac } from 'node:crypto';
 import test from 'node:test';
 import { checkPassword, createAuth, createToken, hashPassword, readToken } from '../src/auth.js';
 import { apiSettings } from '../src/config.js';
-import { tierOf } from '../src/limits.js';
+import { createCounts, tierOf } from '../src/limits.js';
 import { validId, validProduct } from '../src/products.js';
 import { clientAddress, createLog } from '../src/service.js';
 
@@ -95,4 +95,14 @@ test('a log line is one JSON object', () => {
   assert.ok(time);
   assert.deepEqual(rest, { level: 'warn', name: 'api', msg: 'two\nlines', requestId: 'r', error: 'refused', code: 'ECONNREFUSED' });
   assert.equal(lines[0].split('\n').length, 2);
+});
+
+test('a pod that counts alone opens a window with the first request, and a new one when it has ended', () => {
+  let now = 0;
+  const count = createCounts(1000, () => now);
+  assert.deepEqual([count('a'), count('a'), count('b')], [[1, 1000], [2, 1000], [1, 1000]]);
+  now = 999;
+  assert.deepEqual(count('a'), [3, 1]);
+  now = 1000;
+  assert.deepEqual([count('a'), count('b')], [[1, 1000], [1, 1000]]);
 });
