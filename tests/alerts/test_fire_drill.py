@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from confined_pod import confined_pod
+from embedded_cluster import EmbeddedCluster, awaited
 
 ROOT = Path(__file__).parents[2]
 NAME = os.environ.get("CITADELBUY_ALERTS_CLUSTER", "")
 PORT = os.environ.get("CITADELBUY_ALERTS_PORT", "17446")
-CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
 STATE = Path("/var/lib/citadelbuy", NAME)
+CLUSTER = EmbeddedCluster(NAME)
+kubectl, prometheus = CLUSTER.kubectl, CLUSTER.prometheus
 NODE, NODE_ADDRESS, HOOK = f"{NAME}.node1", "10.89.0.11", 9099
 INTERVAL = 15  # seconds between two looks of Prometheus at a target, and at a rule
 GROUP_WAIT, GROUP_INTERVAL = 10, 15  # seconds; of the variables below
@@ -64,30 +66,6 @@ def playbook(name: str, *arguments: str, **variables: Any) -> None:
     words = [program, f"playbooks/{name}.yml", "-i", "inventories/local", "--extra-vars", extra, *arguments]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-
-
-def kubectl(*arguments: str, stdin: str = "", namespace: str = "citadelbuy") -> str:
-    """Run kubectl and return what it printed."""
-    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
-    words = [str(program), "--kubeconfig", str(STATE / "admin.conf"), "--namespace", namespace, *arguments]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def prometheus(path: str) -> Any:
-    """An answer of Prometheus' API."""
-    proxy = "/api/v1/namespaces/citadelbuy-monitoring/pods/prometheus-0:9090/proxy/api/v1/"
-    return json.loads(kubectl("get", "--raw", proxy + path))["data"]
-
-
-def awaited(look: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What a look finds, once it is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"{what}: not after {seconds:.0f} s"
-        time.sleep(0.5)
-    return found
 
 
 class Told:

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))  # At the end: it has modules whose names others have too.
+
+from embedded_cluster import EmbeddedCluster, awaited
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 NAME = os.environ.get("CITADELBUY_TRAFFIC_CLUSTER", "")
-CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+CLUSTER = EmbeddedCluster(NAME)
+kubectl, prometheus = CLUSTER.kubectl, CLUSTER.prometheus
 API, WEB, FIREWALL, TRAEFIK = "citadelbuy-api", "citadelbuy-web", "citadelbuy-firewall", "traefik"
 # What the applications' environment is without a test's own: a variable replaces it as a whole.
 API_ENVIRONMENT = {"TRUST_PROXY": "true"}
@@ -26,7 +29,7 @@ Json = dict[str, Any]
 def command(name: str, *arguments: str, **variables: object) -> list[str]:
     """How a playbook of this project is run on the cluster, with variables beside the drill's.
 
-    It takes what the platform leaves: elsewhere it is another machine, and here one process has the weight of all nodes.
+    It takes what the platform leaves: elsewhere it is another machine, here one process has the weight of all nodes.
     """
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     extra = ["-e", f"@{HERE / 'variables.yml'}", "-e", json.dumps({"local_cluster_name": NAME} | variables)]
@@ -62,15 +65,6 @@ def release(number: int, **more: object) -> Json:
     } | more
 
 
-def kubectl(*arguments: str, stdin: str = "", namespace: str = "citadelbuy") -> str:
-    """Run kubectl and return what it printed."""
-    program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
-    words = [str(program), "--kubeconfig", f"/var/lib/citadelbuy/{NAME}/admin.conf", "-n", namespace, *arguments]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
-
-
 def get(*arguments: str) -> Json:
     """An object, or a list of them."""
     return json.loads(kubectl("get", *arguments, "-o", "json"))
@@ -90,21 +84,6 @@ def identities(name: str) -> set[str]:
 def template(name: str) -> Json:
     """What a Deployment makes its pods from."""
     return get("deployment", name)["spec"]["template"]
-
-
-def prometheus(path: str) -> Any:
-    """An answer of Prometheus' API."""
-    proxy = "/api/v1/namespaces/citadelbuy-monitoring/pods/prometheus-0:9090/proxy/api/v1/"
-    return json.loads(kubectl("get", "--raw", proxy + path))["data"]
-
-
-def awaited(look: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What a look finds, once it is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"{what}: not after {seconds:.0f} s"
-        time.sleep(0.5)
-    return found
 
 
 def settled() -> None:

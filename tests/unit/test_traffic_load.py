@@ -9,14 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "traffic"))
 
@@ -89,37 +86,25 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def certificate(folder: Path, name: str) -> Path:
-    """A certificate of its own authority, its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = folder / f"{name}.pem"
-    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + plain)
-    return file
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate with its key, and that of its authority."""
+    made = certificates.certificate([name], certificates.authority(f"of {name}"))
+    own, authority = folder / f"{name}.pem", folder / f"{name}.ca.crt"
+    own.write_text(made["tls.crt"] + made["tls.key"])
+    authority.write_text(made["ca.crt"])
+    return own, authority
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """A shop on a port, and who signs for it."""
-    file = certificate(tmp_path, HOST)
+    file, authority = certificate(tmp_path, HOST)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         found.socket = context.wrap_socket(found.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield found.server_port, file
+        yield found.server_port, authority
         found.shutdown()
 
 
@@ -149,6 +134,6 @@ def test_a_connection_that_breaks_is_told_and_nothing_is_sent_again(server: tupl
 
 
 def test_a_certificate_of_another_authority_is_refused(server: tuple[int, Path], tmp_path: Path) -> None:
-    (answer,) = ask(server[0], certificate(tmp_path, "other.example.com"), ["anything"])
+    (answer,) = ask(server[0], certificate(tmp_path, "other.example.com")[1], ["anything"])
     assert answer["status"] == 0
     assert "CERTIFICATE_VERIFY_FAILED" in answer["text"]

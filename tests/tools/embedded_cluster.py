@@ -1,0 +1,50 @@
+"""What drills ask a platform on an embedded cluster: kubectl as an independent witness, Prometheus, and until when."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("CITADELBUY_CACHE") or Path.home() / ".cache/citadelbuy")
+POLL = 0.5
+"""Seconds between two looks."""
+
+
+class EmbeddedCluster:
+    """One of them, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.configuration = Path("/var/lib/citadelbuy", name, "admin.conf")
+
+    def kubectl(self, *arguments: str, stdin: str = "", namespace: str = "citadelbuy") -> str:
+        """Run kubectl and return what it printed.
+
+        :raises AssertionError: with what it said, where it fails.
+        """
+        program = max(CACHE.glob("binaries/*/kubectl"), key=lambda path: path.stat().st_mtime)
+        words = [str(program), "--kubeconfig", str(self.configuration), "--namespace", namespace, *arguments]
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def prometheus(self, path: str) -> Any:
+        """An answer of Prometheus' API."""
+        proxy = "/api/v1/namespaces/citadelbuy-monitoring/pods/prometheus-0:9090/proxy/api/v1/"
+        return json.loads(self.kubectl("get", "--raw", proxy + path))["data"]
+
+
+def awaited(look: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What a look finds, once it is something.
+
+    :raises AssertionError: with `what` was waited for, when the seconds are over.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"{what}: not after {seconds:.0f} s"
+        time.sleep(POLL)
+    return found
