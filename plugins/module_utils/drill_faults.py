@@ -278,13 +278,14 @@ class Drain(Fault):
         deadline = time.monotonic() + END
         left = self._to_evict()
         while left:
-            for pod in left:
-                self._evict(pod)
+            stay = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']} ({self._evict(pod)})" for pod in left]
             time.sleep(PAUSE)
             left = self._to_evict()
             if left and time.monotonic() > deadline:
-                names = ", ".join(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left)
-                raise EngineError(f"the drain of {self.node} does not end: {names} stay.")
+                raise EngineError(
+                    f"the drain of {self.node} does not end; still there: {', '.join(stay)}. To do: see that the other "
+                    "nodes have room for what it runs, and why pods of these budgets are not ready."
+                )
 
     def end(self) -> None:
         """Nodes that a drill has cordoned take pods again."""
@@ -306,10 +307,11 @@ class Drain(Fault):
             and (pod.get("status") or {}).get("phase") in ("Pending", "Running")
         ]
 
-    def _evict(self, pod: Body) -> None:
+    def _evict(self, pod: Body) -> str:
+        """Ask for an eviction; returns why the pod is still there."""
         metadata = pod["metadata"]
         if metadata.get("deletionTimestamp"):
-            return
+            return "ending"
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -320,6 +322,8 @@ class Drain(Fault):
         except ApiError as error:
             if error.status not in (404, 429):
                 raise
+            return " ".join(cause["message"] for cause in error.causes) or str(error)
+        return "evicted"
 
 
 class RollingUpdate(Fault):

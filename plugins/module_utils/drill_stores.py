@@ -242,8 +242,13 @@ class Elasticsearch(Store):
         return client_context(self.cluster, self.namespace, self.name), f"elasticsearch.{self.namespace}.svc"
 
     def leader(self) -> str:
-        """By the first member that answers."""
-        told = self._ask("/_cat/master?format=json&h=node&master_timeout=2s")
+        """By the first member that answers; empty while they have none."""
+        try:
+            told = self._ask("/_cat/master?format=json&h=node&master_timeout=2s")
+        except EngineError as error:
+            if "master_not_discovered_exception" in str(error):
+                return ""
+            raise
         return str(told[0]["node"]) if told else ""
 
     def missing(self) -> str:

@@ -154,8 +154,10 @@ def test_a_drain_that_a_budget_refuses_names_the_pod_and_is_undone(
         patch_status("apis/policy/v1:poddisruptionbudgets/postgres", allowed | {"expectedPods": 1})
         fault = drill(cluster, namespace, "drain").fault
         fault.leader, fault.node = "postgres-0", "drained"
-        with pytest.raises(EngineError, match=f"the drain of drained does not end: {namespace}/guarded stay"):
+        with pytest.raises(EngineError) as refused:
             fault.begin()
+        assert f"the drain of drained does not end; still there: {namespace}/guarded (" in str(refused.value)
+        assert "disruption budget postgres needs 1 healthy pods and has 1 currently" in str(refused.value)
         assert cluster.get(NODE, None, "drained")["spec"]["unschedulable"]
         assert "deletionTimestamp" not in cluster.get(POD, namespace, "guarded")["metadata"]
         fault.end()
@@ -385,12 +387,14 @@ def test_names_come_with_commas_and_in_order():
     assert named(["all"], ["postgres", "redis"], "store") == ["postgres", "redis"]
 
 
-def test_what_elasticsearch_says_without_a_master_is_told(cluster, namespace, monkeypatch):
+def test_elasticsearch_without_a_master_has_no_leader_and_what_else_it_says_is_told(cluster, namespace, monkeypatch):
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     store = drill_stores.Elasticsearch(cluster, namespace)
     monkeypatch.setattr(store, "pods", lambda: [{"metadata": {"name": "elasticsearch-0"}, "status": ready}])
     monkeypatch.setattr(drill_stores, "client_context", lambda *_: None)
-    reply = Reply(503, http.client.HTTPMessage(), b"master_not_discovered_exception")
-    monkeypatch.setattr(drill_stores, "http_through_pod", lambda *_: reply)
-    with pytest.raises(EngineError, match=r"elasticsearch-0 answers 503 to GET /_cat/master.*: master_not_discovered"):
+    said = [b"master_not_discovered_exception", b"cluster_block_exception"]
+    replies = iter([Reply(503, http.client.HTTPMessage(), text) for text in said])
+    monkeypatch.setattr(drill_stores, "http_through_pod", lambda *_: next(replies))
+    assert store.leader() == ""
+    with pytest.raises(EngineError, match=r"elasticsearch-0 answers 503 to GET /_cat/master.*: cluster_block"):
         store.leader()

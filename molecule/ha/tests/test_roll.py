@@ -6,7 +6,9 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,7 +69,17 @@ def transitions(cluster: Cluster) -> int:
     return int(cluster.get(ENDPOINTS, NAMESPACE, "postgres")["metadata"]["annotations"]["transitions"])
 
 
-def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres) -> None:
+def when(text: str) -> datetime:
+    """The time that begins a line of a log, or is in an object; whole seconds, as objects have no others."""
+    return datetime.fromisoformat(f"{text[:19]}+00:00")
+
+
+def ready_since(pod: dict[str, Any]) -> datetime:
+    (found,) = (item for item in pod["status"]["conditions"] if item["type"] == "Ready")
+    return when(found["lastTransitionTime"])
+
+
+def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres, tmp_path: Path) -> None:
     until(lambda: not postgres.missing(), "full strength")
     if postgres.leader() == FIRST:
         postgres.hand_over(FIRST)
@@ -78,6 +90,11 @@ def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres) -> N
     try:
         writer.start(postgres.writer(), [*postgres.ports], postgres.name, "")
         since = writer.now()
+        log = tmp_path / "log"  # of the pod that is to end, which takes it with it
+        words = ["--follow", "--timestamps", "--since=1s"]
+        command = ["kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}", "logs", FIRST, "-c", "postgres"]
+        with log.open("w") as file:
+            follower = subprocess.Popen([*command, *words], stdout=file)
         words = ["--tags", "postgres", "-e", f"postgres_slow_statement_milliseconds={time.time_ns() % 10**6 + 1000}"]
         done = play(*words)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -93,3 +110,11 @@ def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres) -> N
     assert transitions(cluster) - before == 2
     assert postgres.leader() != FIRST
     assert sorted({write.number for write in writes} - numbers) == []
+    # It has made a checkpoint before it ended, which is not the one of its promotion.
+    assert follower.wait(30) == 0
+    lines = log.read_text().splitlines()
+    (end,) = (number for number, line in enumerate(lines) if "received fast shutdown request" in line)
+    asked = [when(line) for line in lines[:end] if "checkpoint starting: immediate force wait" in line]
+    (second,) = (pod for pod in postgres.pods() if pod["metadata"]["name"] == "postgres-1")
+    assert asked, lines[:end]
+    assert asked[-1] >= ready_since(second), lines[:end]
