@@ -271,6 +271,7 @@ class Agent:
 
     def tick(self) -> None:
         """Look, and do what is to be done."""
+        self.announce()
         votes = self.votes()
         leader = self.majority(votes)
         if votes[self.me] == "" and (known := leader or self.recorded()):
@@ -278,7 +279,11 @@ class Agent:
         if votes[self.me]:
             self.unstick()
         if leader is None:
-            self.say("no majority of the sentinels names a master")
+            if self.named_by_pod(votes):
+                self._say(f"the sentinels know {self.me.name} by its pod's address: they are to watch its Service")
+                self.yield_to(self.me)
+            else:
+                self.say("no majority of the sentinels names a master")
             return
         if leader != self.leader:
             now = time.monotonic()
@@ -292,6 +297,23 @@ class Agent:
             self.serves = False
             if info:
                 self.follow(leader, info)
+
+    def announce(self) -> None:
+        """Have the server call itself by its Service, before anybody makes it a replica.
+
+        A sentinel does so after 8 s where no agent has. To its master it would be another replica then, by its pod's
+        address, and to the sentinels one that may be promoted under that.
+        """
+        try:
+            if self.own("CONFIG", "GET", "replica-announce-ip")[1] != self.me.address:
+                self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
+        except redis.RedisError:
+            return  # it starts, or has ended
+
+    def named_by_pod(self, votes: dict[Member, str | None]) -> bool:
+        """Whether more than half of all sentinels name this member, but by its pod's address."""
+        named = list(votes.values()).count(f"{self.record.address}:{self.me.port}")
+        return self.record.address != self.me.address and named * 2 > len(self.members)
 
     def unstick(self) -> None:
         """Have the sentinel beside make its connections anew where it is busy.
@@ -378,7 +400,6 @@ class Agent:
             if now - self.headless > GRACE:
                 self.yield_to(heirs[max(heirs)])
         elif keys(info) or (len(around) + 1) * 2 > len(self.members):
-            self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
             self.own("REPLICAOF", "NO", "ONE")
             self.say(f"{self.me.name} is made the master with the data of its volume")
 
@@ -451,7 +472,7 @@ class Agent:
 
     def become_replica(self, leader: Member, info: Info) -> None:
         """Follow another one; clients of a former master are sent away."""
-        self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
+        self.announce()
         self.own("REPLICAOF", leader.address, leader.port)
         if info["role"] == "master":
             self.own("CLIENT", "KILL", "TYPE", "normal")

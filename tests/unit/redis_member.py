@@ -19,8 +19,8 @@ import redis_agent
 class File:
     """What is written of a Slice."""
 
-    def __init__(self, file: Path, member: str) -> None:
-        self.file, self.member, self.address = file, member, "10.1.0.1"
+    def __init__(self, file: Path, member: str, address: str) -> None:
+        self.file, self.member, self.address = file, member, address
 
     def read(self) -> tuple[str, str, str]:
         """As the slice's."""
@@ -45,7 +45,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
     me, run = members[number], folder / f"run-{number}"
     run.mkdir(exist_ok=True)
-    record = File(folder / "slice", me.name)
+    record = File(folder / "slice", me.name, f"127.0.1.{number + 1}")
     links = redis_agent.Links(folder / "secrets", folder / "ca.crt", "redis.test.svc")
     agent = redis_agent.Agent(members, me, links, record, run, lambda line: print(line, flush=True))
     redis_agent.serve_until(ended, agent)

@@ -71,8 +71,13 @@ class Members:
         port = self.ports[number][part == "sentinel"]
         files = {"cert": "tls.crt", "key": "tls.key", "ca-cert": "ca.crt"}
         lines = [f"tls-{name}-file {self.folder / file}" for name, file in files.items()]
-        lines += ["port 0", f"tls-port {port}", "tls-auth-clients no", "tls-replication yes", "bind 127.0.0.1"]
+        lines += ["port 0", f"tls-port {port}", "tls-auth-clients no", "tls-replication yes"]
+        lines.append(f"bind 127.0.0.1 {self.pod(number)}")
         return [*lines, f"unixsocket {self.folder}/run-{number}/{part}.sock"]
+
+    def pod(self, number: int) -> str:
+        """The address of its pod; that of its Service is 127.0.0.1."""
+        return f"127.0.1.{number + 1}"
 
     def _run(self, number: int, part: str, lines: list[str], *more: str) -> subprocess.Popen[bytes]:
         file = self.folder / f"{part}-{number}.conf"
@@ -297,3 +302,21 @@ def test_a_sentinel_that_does_not_sleep_connects_anew(members: Members) -> None:
     members.wait(lambda: len(connections()) == 8 and len(connections() & before) <= 5, "new connections")
     members.wait(members.whole, "nothing has changed")
     assert members.leader() == 0
+
+
+def test_a_master_that_is_known_by_its_pods_address_is_known_by_its_service_again(members: Members) -> None:
+    for number in range(3):
+        members(number, "SENTINEL", "REMOVE", "redis", sentinel=True)
+        members(number, "SENTINEL", "MONITOR", "redis", members.pod(0), members.ports[0][0], 2, sentinel=True)
+    members.wait(lambda: "by its pod's address" in members.told(), "its agent sees it")
+    members.wait(members.whole, "the sentinels watch its Service")
+    assert members.leader() == 0
+
+
+def test_a_server_calls_itself_by_its_service_before_anybody_makes_it_a_replica(members: Members) -> None:
+    for number in range(3):
+        members.end(number, "sentinel")
+    members.end(1, "server")
+    members.start(1, "server")
+    members.wait(lambda: members(1, "CONFIG", "GET", "replica-announce-ip").split()[1:] == ["127.0.0.1"], "its name")
+    assert members.link(1) != "up"
