@@ -13,6 +13,7 @@ Others are reached by TLS, the servers beside by their sockets.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -271,7 +272,8 @@ class Agent:
 
     def tick(self) -> None:
         """Look, and do what is to be done."""
-        self.announce()
+        with contextlib.suppress(redis.RedisError):  # it starts, or has ended
+            self.announce()
         votes = self.votes()
         leader = self.majority(votes)
         if votes[self.me] == "" and (known := leader or self.recorded()):
@@ -304,11 +306,8 @@ class Agent:
         A sentinel does so after 8 s where no agent has. To its master it would be another replica then, by its pod's
         address, and to the sentinels one that may be promoted under that.
         """
-        try:
-            if self.own("CONFIG", "GET", "replica-announce-ip")[1] != self.me.address:
-                self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
-        except redis.RedisError:
-            return  # it starts, or has ended
+        if self.own("CONFIG", "GET", "replica-announce-ip")[1] != self.me.address:
+            self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
 
     def named_by_pod(self, votes: dict[Member, str | None]) -> bool:
         """Whether more than half of all sentinels name this member, but by its pod's address."""
