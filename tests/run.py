@@ -28,7 +28,11 @@ def commands(stage: str) -> list[Command]:
     junit = f"--junit-xml={REPORTS / stage}.xml"
     return {
         "lint": [["ruff", "check", "."], ["yamllint", "--strict", "."], ["ansible-lint", "-q"]],
-        "unit": [["python", "tests/unit/programs.py"], ["pytest", "tests/unit", "tests/images", junit]],
+        "unit": [
+            ["python", "tests/unit/programs.py"],
+            # Much of it waits for an API server: two processes, each with its own, and a file's tests in one of them.
+            ["pytest", "--numprocesses=2", "--dist=loadfile", "tests/unit", "tests/images", junit],
+        ],
         "render": [["pytest", "tests/render", junit]],
         "graders": [["python", "tests/graders/programs.py"], ["pytest", "tests/graders", junit]],
         "rules": [["python", "tests/rules/programs.py"], ["pytest", "tests/rules", junit]],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_roll import FIRST, KUBECONFIG, NAMESPACE, Postgres, cluster, play, postgres, until  # noqa: F401 (fixtures)
+from test_roll import FIRST, KUBECTL, Postgres, cluster, play, postgres, until  # noqa: F401 (fixtures)
 
 # By either Service, as the first member, which stays: a line a read, with what was wrong of it.
 READER = """
@@ -33,8 +33,7 @@ while not os.path.exists("/tmp/stop-reading"):
 
 def kubectl(*words: str) -> str:
     """What it says."""
-    command = ["kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run([*KUBECTL, *words], capture_output=True, text=True, check=True).stdout
 
 
 def sql(pod: str, text: str) -> str:
@@ -52,21 +51,12 @@ def reader(postgres: Postgres, tmp_path: Path) -> Iterator[Path]:  # noqa: F811
     leader = postgres.leader()
     sql(leader, "DROP TABLE IF EXISTS sizing; CREATE TABLE sizing AS SELECT generate_series(1, 1000)")
     found = tmp_path / "reads"
-    command = [
-        "kubectl",
-        f"--kubeconfig={KUBECONFIG}",
-        f"--namespace={NAMESPACE}",
-        "exec",
-        FIRST,
-        "-c",
-        "postgres",
-        "--",
-    ]
-    kubectl(*command[3:], "rm", "-f", "/tmp/stop-reading")
+    inside = ["exec", FIRST, "-c", "postgres", "--"]
+    kubectl(*inside, "rm", "-f", "/tmp/stop-reading")
     with found.open("w") as file:
-        process = subprocess.Popen([*command, "python3", "-c", READER], stdout=file)
+        process = subprocess.Popen([*KUBECTL, *inside, "python3", "-c", READER], stdout=file)
         yield found
-        kubectl(*command[3:], "touch", "/tmp/stop-reading")
+        kubectl(*inside, "touch", "/tmp/stop-reading")
         assert process.wait(30) == 0
 
 

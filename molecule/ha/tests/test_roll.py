@@ -28,6 +28,7 @@ HA = yaml.safe_load((CHECKOUT / "molecule/shared/host_vars/ha.yml").read_text())
 NAME = os.environ.get("CITADELBUY_CLUSTER") or HA["local_cluster_name"]
 KUBECONFIG = f"/var/lib/citadelbuy/{NAME}/admin.conf"
 NAMESPACE = "citadelbuy"
+KUBECTL = ("kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}")
 FIRST = "postgres-0"
 
 
@@ -91,10 +92,9 @@ def test_the_primary_is_replaced_last(cluster: Cluster, postgres: Postgres, tmp_
         writer.start(postgres.writer(), [*postgres.ports], postgres.name, "")
         since = writer.now()
         log = tmp_path / "log"  # of the pod that is to end, which takes it with it
-        words = ["--follow", "--timestamps", "--since=1s"]
-        command = ["kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}", "logs", FIRST, "-c", "postgres"]
+        words = ["logs", FIRST, "-c", "postgres", "--follow", "--timestamps", "--since=1s"]
         with log.open("w") as file:
-            follower = subprocess.Popen([*command, *words], stdout=file)
+            follower = subprocess.Popen([*KUBECTL, *words], stdout=file)
         words = ["--tags", "postgres", "-e", f"postgres_slow_statement_milliseconds={time.time_ns() % 10**6 + 1000}"]
         done = play(*words)
         assert done.returncode == 0, done.stdout + done.stderr
