@@ -13,7 +13,6 @@ Others are reached by TLS, the servers beside by their sockets.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -63,7 +62,7 @@ STAY = 2.0
 ask again. kube-proxy changes its rules at most once a second, and of a pod that is gone they would hear nothing."""
 
 SEEN = 5.0
-"""Seconds after which the slice is read again."""
+"""Seconds after which the slice is read again, and the sentinels are asked by which addresses they know this member."""
 
 WEIGH = 5.0
 """Seconds between looks at how much of a CPU the sentinel beside takes."""
@@ -209,7 +208,7 @@ class Agent:
         self.changed = 0.0  # when that ended
         self.wrong = self.headless = self.cold = self.seen = self.asked = 0.0
         self.serves = False
-        self.weighed = self.used = 0.0
+        self.weighed = self.used = self.known = 0.0
         self.said = ""
 
     def say(self, line: str) -> None:
@@ -272,8 +271,6 @@ class Agent:
 
     def tick(self) -> None:
         """Look, and do what is to be done."""
-        with contextlib.suppress(redis.RedisError):  # it starts, or has ended
-            self.announce()
         votes = self.votes()
         leader = self.majority(votes)
         if votes[self.me] == "" and (known := leader or self.recorded()):
@@ -292,6 +289,7 @@ class Agent:
             self.former, self.changed = self.leader, now
             self.leader, self.wrong, self.headless, self.cold = leader, 0.0, 0.0, now
             self.say(f"the master is {leader.name}")
+        self.known_once(leader)
         info = self.look(self.me)
         if leader == self.me:
             self.lead(info)
@@ -300,19 +298,32 @@ class Agent:
             if info:
                 self.follow(leader, info)
 
-    def announce(self) -> None:
-        """Have the server call itself by its Service, before anybody makes it a replica.
-
-        A sentinel does so after 8 s where no agent has. To its master it would be another replica then, by its pod's
-        address, and to the sentinels one that may be promoted under that.
-        """
-        if self.own("CONFIG", "GET", "replica-announce-ip")[1] != self.me.address:
-            self.own("CONFIG", "SET", "replica-announce-ip", self.me.address)
-
     def named_by_pod(self, votes: dict[Member, str | None]) -> bool:
         """Whether more than half of all sentinels name this member, but by its pod's address."""
         named = list(votes.values()).count(f"{self.record.address}:{self.me.port}")
         return self.record.address != self.me.address and named * 2 > len(self.members)
+
+    def known_once(self, leader: Member) -> None:
+        """Have sentinels forget a replica with this pod's address.
+
+        A server is known by its Service. Where a sentinel has learnt of it by its pod, it is two for it, and once it
+        leads, the sentinel has "the other one" follow it, that is, the master follow itself.
+        """
+        now = time.monotonic()
+        if now - self.known < SEEN or self.record.address == self.me.address:
+            return
+        self.known = now
+        for member in self.members:
+            try:
+                rows = [pairs(row) for row in self.links.ask(self.sentinel(member), "SENTINEL", "REPLICAS", NAME)]
+                master = pairs(self.links.ask(self.sentinel(member), "SENTINEL", "MASTER", NAME))
+                twice = (self.record.address, str(self.me.port)) in [(row["ip"], row["port"]) for row in rows]
+                if twice and "failover_in_progress" not in master["flags"]:
+                    self._say(f"the sentinel of {member.name} is to forget {self.record.address}: it is {self.me.name}")
+                    self.links.ask(self.sentinel(member), "SENTINEL", "REMOVE", NAME)
+                    self.introduce(leader, member)
+            except redis.RedisError:
+                continue  # asked again
 
     def unstick(self) -> None:
         """Have the sentinel beside make its connections anew where it is busy.
@@ -471,7 +482,6 @@ class Agent:
 
     def become_replica(self, leader: Member, info: Info) -> None:
         """Follow another one; clients of a former master are sent away."""
-        self.announce()
         self.own("REPLICAOF", leader.address, leader.port)
         if info["role"] == "master":
             self.own("CLIENT", "KILL", "TYPE", "normal")

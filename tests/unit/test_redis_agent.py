@@ -58,7 +58,7 @@ class Members:
         # Those that the role writes for several members.
         text = CONFIGURATION.read_text().partition("knows who leads.")[2].partition("{%")[0]
         lines += [line.strip() for line in text.splitlines() if line.strip()]
-        lines += [f'requirepass "{QUOTED}"', f'masterauth "{QUOTED}"']
+        lines += [f'requirepass "{QUOTED}"', f'masterauth "{QUOTED}"', "replica-announce-ip 127.0.0.1"]
         return self._run(number, "server", lines)
 
     def _sentinel(self, number: int) -> subprocess.Popen[bytes]:
@@ -313,10 +313,17 @@ def test_a_master_that_is_known_by_its_pods_address_is_known_by_its_service_agai
     assert members.leader() == 0
 
 
-def test_a_server_calls_itself_by_its_service_before_anybody_makes_it_a_replica(members: Members) -> None:
-    for number in range(3):
-        members.end(number, "sentinel")
-    members.end(1, "server")
-    members.start(1, "server")
-    members.wait(lambda: members(1, "CONFIG", "GET", "replica-announce-ip").split()[1:] == ["127.0.0.1"], "its name")
-    assert members.link(1) != "up"
+def test_a_replica_that_is_known_by_its_pods_address_too_is_not_made_to_follow_itself(members: Members) -> None:
+    """As a sentinel has it follow before it calls itself by its Service: its master tells of it so for good."""
+    members(1, "CONFIG", "SET", "replica-announce-ip", members.pod(1))
+    members(1, "CLIENT", "KILL", "TYPE", "master")
+
+    def known(number: int) -> bool:
+        return members.pod(1) in members(number, "SENTINEL", "REPLICAS", "redis", sentinel=True)
+
+    members.wait(lambda: any(known(number) for number in range(3)), "the sentinels learn of it")
+    members(1, "CONFIG", "SET", "replica-announce-ip", "127.0.0.1")
+    members(1, "CLIENT", "KILL", "TYPE", "master")
+    members.wait(lambda: not any(known(number) for number in range(3)), "they forget it")
+    members.wait(members.whole, "three are whole")
+    assert "is to forget 127.0.1.2: it is redis-1" in members.told()

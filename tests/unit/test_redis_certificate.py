@@ -1,4 +1,4 @@
-"""What the containers of a member do about their certificate: the role's own commands, with real servers."""
+"""How a member's containers start, and what they do about their certificate: the role's commands, real servers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ sys.path.insert(0, str(CHECKOUT / "tests/render"))
 import rendering
 
 NAME = "redis.citadelbuy.svc"
+ADDRESS = "10.96.0.5"
+"""Of the member's Service."""
 LATE = 20.0
 
 
@@ -65,10 +67,20 @@ class Container:
             ["sh", "-ec", script],
             stdout=self.log,
             stderr=self.log,
-            env=os.environ | {"REDIS_MEMBER": "redis-0"},
+            env=os.environ | {"REDIS_MEMBER": "redis-0", "PATH": f"{self.resolver()}:{os.environ['PATH']}"},
             preexec_fn=die_with_parent,
             start_new_session=True,
         )
+
+    def resolver(self) -> Path:
+        """Folder with a getent that knows the member's Service when it is asked again."""
+        folder, asked = self.folder / "bin", self.folder / "asked"
+        folder.mkdir()
+        lines = ["#!/bin/sh", f"[ -e {asked} ] || {{ touch {asked}; exit 2; }}"]
+        lines.append(f'[ "$*" = "hosts redis-0.citadelbuy.svc" ] && echo "{ADDRESS}       redis-0.citadelbuy.svc"')
+        (folder / "getent").write_text("".join(f"{line}\n" for line in lines))
+        (folder / "getent").chmod(0o755)
+        return folder
 
     def script(self) -> str:
         """The role's, with these folders and this port; its configuration is written."""
@@ -204,3 +216,8 @@ def test_a_sentinel_that_dies_ends_its_container(container: Container) -> None:
     pid = next(line for line in container.cli("info", "server").split() if line.startswith("process_id"))
     os.kill(int(pid.partition(":")[2]), signal.SIGKILL)
     assert container.process.wait(LATE) == 1
+
+
+@pytest.mark.parametrize("container", ["redis"], indirect=True)
+def test_a_server_calls_itself_by_its_service_from_its_start(container: Container) -> None:
+    assert container.cli("config", "get", "replica-announce-ip").split() == ["replica-announce-ip", ADDRESS]
