@@ -92,16 +92,13 @@ def settled() -> None:
 
 
 def moving() -> list[str]:
-    """Deployments that are not as they will be."""
+    """What requests pass and is not as it will be: Deployments that roll, pods that end."""
     names = (API, WEB, FIREWALL, TRAEFIK)
     found = []
-    for name in names:
-        body = get("deployment", name)
+    for body in get("deployments", *names)["items"]:
         status, wanted = body["status"], body["spec"]["replicas"]
-        counts = {status.get(f"{word}Replicas", 0) for word in ("updated", "available")} | {status.get("replicas", 0)}
+        counts = {status.get(word, 0) for word in ("replicas", "updatedReplicas", "availableReplicas")}
         if status.get("observedGeneration") != body["metadata"]["generation"] or counts != {wanted}:
-            found.append(name)
-    ending = [pod for pod in get("pods")["items"] if "deletionTimestamp" in pod["metadata"]]
-    return found + [
-        pod["metadata"]["name"] for pod in ending if pod["metadata"]["labels"].get("app.kubernetes.io/name") in names
-    ]
+            found.append(body["metadata"]["name"])
+    theirs = get("pods", "-l", f"app.kubernetes.io/name in ({','.join(names)})")["items"]
+    return found + [pod["metadata"]["name"] for pod in theirs if "deletionTimestamp" in pod["metadata"]]
