@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible import constants as C
-from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback
+from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, diff, rollback, senders
 from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import Applier, Policy
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction
@@ -29,6 +29,7 @@ class ActionModule(EngineAction):
         "wait_timeout": {"type": "float"},
         "force_conflicts": {"type": "bool", "default": False},
         "prune": {"type": "bool", "default": True},
+        "prune_after": {"type": "list", "elements": "str", "default": []},
         "parent_namespace": {"type": "str"},
         "rollback_on_failure": {"type": "bool", "default": False},
     }
@@ -63,7 +64,16 @@ class ActionModule(EngineAction):
                 Waiter(cluster, timeout).wait(targets_of(crds))
                 cluster.forget_kinds()
 
-        outcome = Applier(cluster, parent, policy, foreseen, check).apply(manifests, settle)
+        def hold(doomed: list[dict[str, Any]], applied: list[dict[str, Any]]) -> str:
+            """Nothing goes while other sets' proxies may send requests to it."""
+            bodies = senders.members(cluster, args["prune_after"], parent.namespace)
+            named = senders.named_by(bodies, doomed, foreseen or Foreseen())
+            tell = progress_line(self.settings.cluster_name)
+            return named or ("" if check else senders.wait_until_quiet(cluster, [*bodies, *applied], timeout, tell))
+
+        outcome = Applier(cluster, parent, policy, foreseen, check).apply(
+            manifests, settle, hold if args["prune_after"] else None
+        )
         result: dict[str, Any] = {
             "changed": outcome.changed,
             "objects": [change.summary() for change in outcome.applied],

@@ -50,17 +50,23 @@ class Applier:
         self.outcome = Outcome()
         self._foreseen = foreseen or Foreseen()
 
-    def apply(self, manifests: list[Manifest], settle: Callable[[list[Body]], None] | None = None) -> Outcome:
+    def apply(
+        self,
+        manifests: list[Manifest],
+        settle: Callable[[list[Body]], None] | None = None,
+        hold: Callable[[list[Body], list[Body]], str] | None = None,
+    ) -> Outcome:
         """Rehearse all as the server's dry run, then apply all; a set that has an error in it changes nothing.
 
         :param settle: called with a rank's live objects before the next rank starts (waits for CRDs).
+        :param hold: called with what is to be pruned and with what was applied; why it may not go yet, else nothing.
         :returns: in check mode, and when the rehearsal finds errors, what would be.
         """
         for manifest in manifests:
             if manifest.kind == "Secret":
                 self.outcome.secret_values |= diff.secret_values(manifest.body)
         try:
-            self._apply(manifests, settle)
+            self._apply(manifests, settle, hold)
         except ApiError as error:  # of the set itself; those of its objects are in the outcome
             advice = (
                 " To do: grant this to the kubeconfig's user, or use another context." if error.status == 403 else ""
@@ -69,7 +75,12 @@ class Applier:
             self.outcome.errors.append(f"{where}: {str(error).rstrip('.')}.{advice}")
         return self.outcome
 
-    def _apply(self, manifests: list[Manifest], settle: Callable[[list[Body]], None] | None) -> None:
+    def _apply(
+        self,
+        manifests: list[Manifest],
+        settle: Callable[[list[Body]], None] | None,
+        hold: Callable[[list[Body], list[Body]], str] | None,
+    ) -> None:
         self.parent.read(manifests)
         wanted = {manifest.key for manifest in manifests}
         leftovers = [body for key, body in self.parent.members.items() if key not in wanted]
@@ -83,7 +94,8 @@ class Applier:
             return
         live = [change.after for change in self.outcome.applied if change.after]
         if self.policy.prune:
-            pruned = prune.prune(self.cluster, leftovers, live, self.policy.prune_data, self.check)
+            held = hold(leftovers, live) if hold and leftovers else ""
+            pruned = prune.prune(self.cluster, leftovers, live, self.policy.prune_data, self.check, held)
             self.outcome.applied += pruned
             leftovers = [change.before for change in pruned if change.action == "kept" and change.before]
         if not self.check:
@@ -207,7 +219,7 @@ class _Pass:
             change.before = current = live
             if manifest.kind == "Secret":
                 current = generate(self.cluster, manifest, resource, live, self.dry, self.foreseen)
-            if manifest.autoscaled and live and _owns_replicas(live):
+            if manifest.autoscaled and live and owns_replicas(live):
                 # Dropping the field would scale to 1; once the autoscaler has changed it, it is the owner.
                 manifest.body["spec"]["replicas"] = live["spec"]["replicas"]
             failed = manifest.kind == "Job" and replace.has_failed(live)
@@ -299,6 +311,8 @@ class _Pass:
             self.foreseen.add(True, "CustomResourceDefinition", spec["group"], spec["names"]["kind"])
         elif manifest.kind in ("ConfigMap", "Secret"):
             self.foreseen.add(applyset.hash_keys(after), manifest.kind, manifest.namespace, manifest.name)
+        elif manifest.kind == "HTTPRoute":
+            self.foreseen.add(after["spec"], manifest.kind, manifest.namespace, manifest.name)
 
 
 def _action(before: Body | None, after: Body) -> str:
@@ -312,7 +326,7 @@ def _is_namespace(item: Manifest | Change, name: str) -> bool:
     return item.kind == "Namespace" and item.name == name
 
 
-def _owns_replicas(body: Body) -> bool:
+def owns_replicas(body: Body) -> bool:
     """Whether the engine, and not an autoscaler, set a workload's replicas last."""
     return any(
         entry.get("manager") == MANAGER and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})

@@ -34,17 +34,25 @@ def guard(body: Body) -> str:
 
 
 def prune(
-    cluster: Cluster, leftovers: Iterable[Body], applied: Iterable[Body], allowed: Iterable[str], dry: bool
+    cluster: Cluster,
+    leftovers: Iterable[Body],
+    applied: Iterable[Body],
+    allowed: Iterable[str],
+    dry: bool,
+    held: str = "",
 ) -> list[Change]:
     """Delete the members that no manifest stands for, workloads first.
 
     :param leftovers: live objects, as they were when the run began.
     :param applied: live objects that the run has applied; they stay, even where a leftover owns them.
     :param allowed: guarded objects that may go, as `Kind namespace/name`.
+    :param held: why none of them may go.
     :raises ApiError: when the server refuses a deletion.
     """
     owners = {owner["uid"] for body in applied for owner in body["metadata"].get("ownerReferences") or []}
     leftovers = [body for body in leftovers if not body["metadata"].get("deletionTimestamp") and not _controlled(body)]
+    if held:
+        return sorted((_kept(body, held) for body in leftovers), key=str)
     changes: list[Change] = []
     for rank in reversed(RANKS):
         members = [body for body in leftovers if rank_of(body) == rank]
@@ -59,11 +67,16 @@ def _controlled(body: Body) -> bool:
     return any(owner.get("controller") for owner in body["metadata"].get("ownerReferences") or [])
 
 
+def _kept(body: Body, reason: str = "") -> Change:
+    metadata = body["metadata"]
+    return Change(body["kind"], metadata.get("namespace"), metadata["name"], "kept", before=body, reason=reason)
+
+
 def _delete(cluster: Cluster, body: Body, owners: set[str], allowed: set[str], dry: bool) -> Change:
     """Delete one object, unless it is guarded or another run has applied it since it was read."""
     started = time.monotonic()
     metadata = body["metadata"]
-    change = Change(body["kind"], metadata.get("namespace"), metadata["name"], "kept", before=body)
+    change = _kept(body)
     resource = cluster.resource(body["apiVersion"], body["kind"])
     live: Body | None = body
     for _attempt in range(TRIES):

@@ -63,6 +63,14 @@ options:
       - Whether to delete what the set applied before and no longer renders.
     type: bool
     default: true
+  prune_after:
+    description:
+      - Names of sets whose proxies may send requests to this one. What is to be deleted is kept, with a warning, while
+        an object of theirs names a Service of it. Else it goes once no pod of theirs or of this set is ending any more,
+        and controllers have seen their routes; that is waited for, C(wait_timeout) seconds.
+    type: list
+    elements: str
+    default: []
   parent_namespace:
     description:
       - Namespace of the set's list of members, the ConfigMap C(applyset-NAME). Default is the variable
