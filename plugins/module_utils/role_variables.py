@@ -153,7 +153,8 @@ def _is_plain(value: Any) -> bool:
 
 def _judge(name: str, spec: dict[str, Any], value: Any) -> list[str]:
     """What an option's specification says against a value."""
-    if name.endswith("_image") and not str(value or "").strip():
+    optional = "_canary_" in name  # without an image there is no canary
+    if name.endswith("_image") and not optional and not str(value or "").strip():
         return ["no image: name one with its tag or digest."]
     messages = ArgumentSpecValidator({name: spec}).validate({name: value}).error_messages
     if not messages:

@@ -40,7 +40,11 @@ INVENTORIES = sorted(path.name for path in (CHECKOUT / "inventories").iterdir() 
 ROLES = yaml.safe_load((CHECKOUT / "roles/preflight/defaults/main.yml").read_text())["preflight_roles"]
 # Set name, and where its templates are below the role.
 SETS = {role: [(role, "templates")] for role in ROLES} | {
-    "applications": [("applications-migration", "templates/migration"), ("applications", "templates")],
+    "applications": [
+        ("applications-migration", "templates/migration"),
+        ("applications", "templates"),
+        ("applications-canary", "templates/canary"),
+    ],
 }
 STAND_IN = "rendered-without-the-real-value-of-this-secret"
 STAND_INS = {

@@ -200,7 +200,11 @@ def test_labels(inventory: Sets) -> None:
     for manifest in manifests(inventory, "Deployment", "StatefulSet"):
         labels = pod_template(manifest.body)["metadata"]["labels"]
         monitoring = manifest.namespace == "citadelbuy-monitoring"
-        tier = "monitoring" if monitoring else tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-"))
+        tier = (
+            "monitoring"
+            if monitoring
+            else tiers.get(manifest.name, manifest.name.removeprefix("citadelbuy-").removesuffix("-canary"))
+        )
         assert labels["tier"] == tier
         assert labels["app.kubernetes.io/name"] == manifest.name
         assert labels["app.kubernetes.io/part-of"] == "citadelbuy"

@@ -125,3 +125,21 @@ def test_two_operators_have_one_job(play: Play, cluster: Cluster, namespace: str
         assert "complete since 20" in text
     events = cluster.request("GET", f"/api/v1/namespaces/{namespace}/pods")[1]["items"]
     assert len(events) == 1, json.dumps(events)
+
+
+def test_a_canary_is_migrated_beside_and_not_again_when_it_is_promoted(
+    play: Play, jobs: Callable[[], dict[str, str]]
+) -> None:
+    play(applications_api_image="api:1")
+    first = jobs()
+    text, counts = play(applications_api_image="api:1", platform_canary_api_image="api:2")
+    assert counts["failed"] == "0", text
+    (canary,) = jobs().keys() - first.keys()
+    assert first.items() <= jobs().items()
+    assert f"{next(iter(first))} had run already, and was not run again" in text
+    assert f"{canary} ran: complete since 20" in text
+    both = jobs()
+    text, counts = play(applications_api_image="api:2")
+    assert counts["failed"] == "0", text
+    assert f"{canary} had run already, and was not run again" in text
+    assert jobs() == {canary: both[canary]}
