@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -97,6 +98,38 @@ def test_alerts_name_their_cluster_and_replicas_are_one(inventory: list[renderin
     whole = config(inventory)
     assert whole["global"]["external_labels"] == {"cluster": inventory[0].cluster, "replica": "${POD_NAME}"}
     assert whole["alerting"]["alert_relabel_configs"] == [{"action": "labeldrop", "regex": "replica"}]
+
+
+def test_a_canary_s_pods_are_the_application_s_and_told_apart(promtool: Path, tmp_path: Path) -> None:
+    sets = list(rendering.render_inventory("local", ["applications", "prometheus"], platform_canary_web_image="web:2"))
+    templates = {
+        item.name: item.body["spec"]["template"]["metadata"]
+        for each in sets
+        for item in each.manifests
+        if item.kind == "Deployment"
+    }
+    meta = "__meta_kubernetes_pod_"
+
+    def scraped(name: str) -> dict[str, str]:
+        """The labels of a pod's target, of which the API server tells this."""
+        labels = {f"{meta}name": f"{name}-1", f"{meta}container_port_number": "3000", "__address__": "127.0.0.1:3000"}
+        for kind in ("label", "annotation"):
+            for key, value in templates[name][f"{kind}s"].items():
+                labels[f"{meta}{kind}_{re.sub(r'[^a-z_]', '_', key)}"] = str(value)
+        pods = job(sets, "pods")
+        del pods["kubernetes_sd_configs"]
+        pods["static_configs"] = [{"targets": ["127.0.0.1:3000"], "labels": labels}]
+        file = tmp_path / "prometheus.yml"
+        file.write_text(yaml.safe_dump({"scrape_configs": [pods]}))
+        command = [str(promtool), "check", "service-discovery", "--timeout=5s", str(file), "pods"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (target,) = json.loads(done.stdout)
+        return target["labels"]
+
+    canary, main = scraped("citadelbuy-web-canary"), scraped("citadelbuy-web")
+    assert (canary["job"], canary["track"], canary["pod"]) == ("citadelbuy-web", "canary", "citadelbuy-web-canary-1")
+    assert (main["job"], main.get("track")) == ("citadelbuy-web", None)
+    assert canary["component"] == main["component"] == "web"
 
 
 @pytest.mark.parametrize("name", CHOSEN)

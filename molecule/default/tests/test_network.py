@@ -36,9 +36,10 @@ OURS = {
     "network_policies_traces_enabled": True,
 }
 STRANGERS = "strangers"
-NAME = "app.kubernetes.io/name"
+NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 # Pods that the deployed platform does not have right now, and some that nobody has thought of.
 STAND_INS = [
+    ("citadelbuy", "canary", {NAME: "citadelbuy-web-canary", COMPONENT: "web"}),
     ("citadelbuy", "migration", {NAME: "citadelbuy-migration"}),
     ("citadelbuy", "backup", {NAME: "postgres-backup"}),
     ("citadelbuy", "redis-backup", {NAME: "redis-backup"}),
@@ -50,7 +51,7 @@ STAND_INS = [
     ("citadelbuy-restore", "unknown", {NAME: "unknown"}),
     ("citadelbuy-monitoring", "unknown", {NAME: "unknown"}),
     (STRANGERS, "stranger", {NAME: "stranger"}),
-    (STRANGERS, "impostor", {NAME: "citadelbuy-web"}),  # the right label in the wrong place
+    (STRANGERS, "impostor", {NAME: "citadelbuy-web", COMPONENT: "web"}),  # the right labels in the wrong place
 ]
 NOTHING_LISTENS = "7/TCP"
 SANDBOX = "catatonit"  # the program of the embedded cluster's sandboxes
@@ -123,16 +124,17 @@ def everybody(kubectl, tmp_path_factory):
 
 def found_pods(kubectl):
     """Every running pod that has an address of its own, as the table calls it."""
-    parts = {
-        (Template(part["namespace"]).render(OURS), part["labels"][NAME]): name
+    parts = [
+        (Template(part["namespace"]).render(OURS), part["labels"].items(), name)
         for name, part in TABLE["__network_policies_parts"].items()
-    }
+    ]
     for pod in kubectl("get", "pods", "--all-namespaces", "--output", "json")["items"]:
         metadata, status = pod["metadata"], pod["status"]
         if pod["spec"].get("hostNetwork") or status.get("phase") != "Running" or metadata.get("deletionTimestamp"):
             continue
         namespace, labels = metadata["namespace"], metadata.get("labels") or {}
-        part = "dns" if labels.get("k8s-app") == "kube-dns" else parts.get((namespace, labels.get(NAME)), "")
+        found = (name for space, wanted, name in parts if space == namespace and wanted <= labels.items())
+        part = "dns" if labels.get("k8s-app") == "kube-dns" else next(found, "")
         name = f"{namespace}/{metadata['name']}"
         yield Pod(name, known(part), namespace in OURS.values(), status["podIP"], process_of(metadata["uid"]))
 
