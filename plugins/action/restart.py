@@ -31,7 +31,7 @@ class ActionModule(EngineAction):
         "roles": {
             "type": "list",
             "elements": "str",
-            "default": ["applications", "postgres", "redis", "elasticsearch"],
+            "default": ["applications", "applications-canary", "postgres", "redis", "elasticsearch"],
         },
         "confirm": {"type": "bool", "default": False},
         "timeout": {"type": "float"},

@@ -16,7 +16,7 @@ class ActionModule(EngineAction):
 
     ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
         "name": {"type": "str"},
-        "roles": {"type": "list", "elements": "str", "default": ["applications"]},
+        "roles": {"type": "list", "elements": "str", "default": ["applications", "applications-canary"]},
         "revision": {"type": "int"},
         "show": {"type": "bool", "default": False},
         "timeout": {"type": "float"},

@@ -13,6 +13,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.progress impor
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, find_workloads, targets_of
 
 ROLE = "applications"
+SETS = (ROLE, f"{ROLE}-canary")
 
 
 class ActionModule(EngineAction):
@@ -33,7 +34,7 @@ class ActionModule(EngineAction):
         if replicas is not None and replicas < 1:
             raise EngineError(f"scale_replicas is {replicas}: write 1 or more. With 0, an autoscaler is switched off.")
         cluster, namespace = self.connect(), self.settings.namespace
-        workloads = find_workloads(cluster, [ROLE], namespace)
+        workloads = find_workloads(cluster, SETS, namespace)
         found = [target.body for target in workloads if target.kind == "Deployment" and target.body]
         found = named(found, [name], "Deployment", namespace) if name else found
         applications = scale.applications(cluster, namespace, found)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply import owns_replicas
+from ansible_collections.citadelbuy.platform.plugins.module_utils.apply_own import apply_own
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     Cluster,
     EngineError,
@@ -139,7 +141,7 @@ class Restore:
         """Note what runs now, before it is stopped."""
         deployments = {
             item.name: item.body["spec"]["replicas"]
-            for item in find_workloads(self.cluster, ["applications"], self.namespace)
+            for item in find_workloads(self.cluster, ["applications", "applications-canary"], self.namespace)
             if item.kind == "Deployment" and item.body and item.body["spec"]["replicas"]
         }
         state = {
@@ -187,7 +189,18 @@ class Restore:
         return pods_of(self.cluster, found) if found else []
 
     def _scale(self, name: str, replicas: int) -> None:
-        """By a patch that owns nothing for long: its number is its autoscaler's, which rests at zero."""
+        """By a patch that owns nothing for long: its number is its autoscaler's, which rests at zero.
+
+        A canary's number is the engine's own, and stays that.
+        """
+        live = self.cluster.get(KINDS["Deployment"], self.namespace, name)
+        if live and owns_replicas(live):
+
+            def change(body: Body, _live: Body) -> None:
+                body["spec"] = body["spec"] | {"replicas": replicas}
+
+            apply_own(self.cluster, KINDS["Deployment"], self.namespace, name, change)
+            return
         path = KINDS["Deployment"].path(self.namespace, name)
         query = {"fieldManager": "citadelbuy-restore"}
         self.cluster.request("PATCH", path, {"spec": {"replicas": replicas}}, query, MERGE)

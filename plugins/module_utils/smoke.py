@@ -146,8 +146,9 @@ class Smoke:
         return time.time() + self.cluster.clock_offset - made.timestamp()
 
     def _pod(self, tier: str) -> str:
-        """A ready pod of a tier; of PostgreSQL's the one that takes writes."""
-        found = [pod for pod in self.pods if (pod["metadata"].get("labels") or {}).get("tier") == tier]
+        """A ready pod of a tier, not a canary's; of PostgreSQL's the one that takes writes."""
+        labelled = [(pod, pod["metadata"].get("labels") or {}) for pod in self.pods]
+        found = [pod for pod, labels in labelled if labels.get("tier") == tier and "citadelbuy.io/track" not in labels]
         ready = sorted((pod for pod in found if is_ready(pod)), key=lambda pod: pod["metadata"]["name"])
         if not ready:
             raise CheckError(f"no ready pod with the label tier={tier} in {self.namespace}")

@@ -23,7 +23,7 @@ options:
       - Sets, which are role names, whose workloads are meant.
     type: list
     elements: str
-    default: [applications, postgres, redis, elasticsearch]
+    default: [applications, applications-canary, postgres, redis, elasticsearch]
   confirm:
     description:
       - Needed for StatefulSets. Without it nothing is restarted.

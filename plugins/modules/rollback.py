@@ -21,7 +21,7 @@ options:
       - Sets, which are role names, whose Deployments are meant.
     type: list
     elements: str
-    default: [applications]
+    default: [applications, applications-canary]
   revision:
     description:
       - Number of the revision, of the Deployment that O(name) names.

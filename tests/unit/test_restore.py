@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.restore import Restore
@@ -18,6 +20,7 @@ spec:
     metadata: {labels: {app: api}}
     spec: {containers: [{name: main, image: "api:1"}]}
 """
+CANARY = re.sub(r"\bapi\b", "canary", APPLICATION)
 ENDING = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -40,3 +43,24 @@ def test_a_pod_that_is_still_ending_is_waited_for(cluster, namespace, deploy, mo
     with pytest.raises(EngineError, match="Deployment"):  # its pods are never ready: nothing runs them here
         restore.run("", "", undo=False)
     assert done == ["elasticsearch"]
+
+
+def test_a_canary_is_stopped_too_and_its_number_stays_the_roles(cluster, namespace, deploy, monkeypatch, live):
+    deploy(APPLICATION, role="applications")
+    deploy(CANARY.replace("replicas: 1", "replicas: 2"), role="applications-canary")
+    restore = Restore(cluster, namespace, ["elasticsearch"], 60, 1, lambda _line: None)
+
+    def replicas():
+        return {
+            item["metadata"]["name"]: item["spec"]["replicas"] for item in live("apis/apps/v1:deployments")["items"]
+        }
+
+    seen = []
+    monkeypatch.setattr(restore.stores[0], "exchange", lambda *_: seen.append(replicas()) or {})
+    with pytest.raises(EngineError, match="Deployment"):  # its pods are never ready: nothing runs them here
+        restore.run("", "", undo=False)
+    assert seen == [{"api": 0, "canary": 0}]
+    assert replicas() == {"api": 1, "canary": 2}
+    outcome = deploy(CANARY.replace("replicas: 1", "replicas: 3"), role="applications-canary")
+    assert outcome.errors == []
+    assert replicas()["canary"] == 3

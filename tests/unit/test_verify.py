@@ -33,7 +33,9 @@ class Platform:
             return 200, {"items": [{"metadata": {"name": "citadelbuy-api-hpa"}, "status": {"conditions": conditions}}]}
         if self.broken == "no pods":
             return 200, {"items": []}
-        return 200, {"items": [self.pod(name, tier) for name, tier in TIERS.items()]}
+        canary = self.pod("citadelbuy-web-0", "web")
+        canary["metadata"]["labels"]["citadelbuy.io/track"] = "canary"
+        return 200, {"items": [canary, *(self.pod(name, tier) for name, tier in TIERS.items())]}
 
     def pod(self, name: str, tier: str) -> dict[str, Any]:
         ready = "False" if self.broken == f"{tier} pod" else "True"
@@ -43,8 +45,9 @@ class Platform:
         }
 
     def http(
-        self, _cluster: Any, _ns: str, _pod: str, _port: int, method: str, path: str, body: Any = None
+        self, _cluster: Any, _ns: str, pod: str, _port: int, method: str, path: str, body: Any = None
     ) -> stream.Reply:
+        assert pod == "citadelbuy-web-1", "not what customers get"
         status, headers, answer = self.answer(method, unquote(path), body)
         message = http.client.HTTPMessage()
         for name, value in headers.items():
@@ -125,7 +128,7 @@ def test_a_platform_that_works(verify) -> None:
         ("delete postgres", "delete", "PostgreSQL: still there"),
         ("delete redis", "delete", "Redis: still there"),
         ("delete search", "delete", "search: still there"),
-        ("web pod", "pods", "not ready: citadelbuy-web-1"),
+        ("web pod", "pods", "not ready: citadelbuy-web-0, citadelbuy-web-1"),
         ("search pod", "pods", "not ready: elasticsearch-0"),
         ("no pods", "pods", "deploy with playbooks/site.yml"),
     ],
