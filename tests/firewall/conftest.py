@@ -101,6 +101,8 @@ class Firewall:
     folder: Path
     api: Application
     web: Application
+    api_canary: Application
+    web_canary: Application
     lines: list[str] = field(default_factory=list)  # of its standard output
     errors: list[str] = field(default_factory=list)
     readers: list[threading.Thread] = field(default_factory=list)
@@ -172,17 +174,17 @@ def start(installed: programs.Programs) -> Start:
     @contextlib.contextmanager
     def started(without: int | None = None, **variables: Any) -> Iterator[Firewall]:
         folder = Path(tempfile.mkdtemp(prefix="citadelbuy-firewall-"))
-        api, web = Application("api"), Application("web")
+        applications = tuple(Application(name) for name in ("api", "web", "api-canary", "web-canary"))
         try:
-            files = configuration(api.address, web.address, without, variables)
-            firewall = launch(installed.root, folder, (api, web), files)
+            files = configuration([application.address for application in applications], without, variables)
+            firewall = launch(installed.root, folder, applications, files)
             try:
                 yield firewall
             finally:
                 if firewall.process.poll() is None:
                     firewall.end(signal.SIGTERM)
         finally:
-            for application in (api, web):
+            for application in applications:
                 if application.held:
                     application.held.set()
                 application.shutdown()
@@ -192,12 +194,15 @@ def start(installed: programs.Programs) -> Start:
     return started
 
 
-def configuration(api: str, web: str, without: int | None, variables: dict[str, Any]) -> dict[str, str]:
+def configuration(addresses: list[str], without: int | None, variables: dict[str, Any]) -> dict[str, str]:
     """The role's ConfigMap; the number of an exclusion leaves that one out."""
+    api, web, api_canary, web_canary = addresses
     ours = {
         "platform_firewall": True,
         "firewall_api_address": api,
         "firewall_web_address": web,
+        "firewall_canary_api_address": api_canary,
+        "firewall_canary_web_address": web_canary,
         "firewall_trusted_proxies": ["127.0.0.1/32"],
     }
     rendered = rendering.render_inventory("local", ["firewall"], **ours | variables)
@@ -211,7 +216,7 @@ def configuration(api: str, web: str, without: int | None, variables: dict[str, 
     return files
 
 
-def launch(root: Path, folder: Path, applications: tuple[Application, Application], files: dict[str, str]) -> Firewall:
+def launch(root: Path, folder: Path, applications: tuple[Application, ...], files: dict[str, str]) -> Firewall:
     """Write the configuration, start nginx as the pod does, and wait until it serves."""
     port, health_port = free_port(), free_port()
     temporary = folder / "tmp"

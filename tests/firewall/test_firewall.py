@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
@@ -231,6 +232,100 @@ def test_a_service_with_another_address_is_found(start: Start) -> None:
         getent.write_text("#!/bin/sh\necho 192.0.2.1\n")
         getent.chmod(0o755)
         until("it has read it", lambda: firewall.ask("GET", "/api/products")[2] == b'{"from": "web"}')
+
+
+NO_CANARY = {"firewall_canary_api_address": "", "firewall_canary_web_address": ""}
+SHARE = re.compile(r"citadelbuy_share=([0-9a-f]{4}); Path=/; Secure; HttpOnly; SameSite=Lax")
+
+
+def track(firewall: Firewall, share: str, path: str = "/", method: str = "GET") -> str:
+    """Who answers a customer with this number."""
+    status, headers, text = firewall.ask(method, path, Cookie=f"a=b; citadelbuy_share={share}")
+    assert (status, headers.get("set-cookie")) == (200, None)
+    return json.loads(text)["from"]
+
+
+def test_a_canary_has_its_share_of_the_customers(start: Start) -> None:
+    """Of new ones by chance, within four standard deviations."""
+    with start(firewall_canary_weight=20) as firewall:
+        answers = [firewall.ask("GET", "/") for _ in range(500)]
+        found = [json.loads(text)["from"] for _, _, text in answers]
+        given = {SHARE.fullmatch(headers["set-cookie"])[1] for _, headers, _ in answers}
+        assert 65 <= found.count("web-canary") <= 135
+        assert found.count("web") + found.count("web-canary") == 500
+        assert len(given) > 450, "each is given a number by chance"
+
+
+def test_a_customer_stays_at_one_version_of_all(start: Start) -> None:
+    with start(firewall_canary_weight=30) as firewall:
+        for _ in range(10):
+            _, headers, text = firewall.ask("GET", "/api/products")
+            kind = json.loads(text)["from"].removeprefix("api")
+            (share,) = SHARE.fullmatch(headers["set-cookie"]).groups()
+            for path, method in (("/", "GET"), ("/api/products", "GET"), ("/api", "GET"), ("/", "POST")):
+                name = "api" if path.startswith("/api") else "web"
+                assert track(firewall, share, path, method) == name + kind
+
+
+def test_a_larger_share_sends_nobody_back(start: Start) -> None:
+    shares = [f"{number:04x}" for number in range(0, 65536, 331)]
+    before: set[str] = set()
+    for weight in (1, 20, 50, 100):
+        with start(firewall_canary_weight=weight) as firewall:
+            now = {share for share in shares if track(firewall, share) == "web-canary"}
+        assert before <= now
+        assert abs(len(now) - len(shares) * weight / 100) < 16
+        before = now
+    assert now == set(shares)
+
+
+def test_without_a_share_there_is_no_cookie_and_no_canary(start: Start) -> None:
+    for given in ({"firewall_canary_weight": 0}, {"firewall_canary_weight": 100, **NO_CANARY}):
+        with start(**given) as firewall:
+            _, headers, text = firewall.ask("GET", "/", Cookie="citadelbuy_share=0000")
+            assert json.loads(text) == {"from": "web"}
+            assert "set-cookie" not in headers
+            assert (
+                "canary"
+                not in (firewall.folder / "start.sh").read_text() + (firewall.folder / "nginx.conf").read_text()
+            )
+
+
+@pytest.mark.parametrize("without", ["api", "web"])
+def test_a_canary_of_one_leaves_the_other_as_it_is(start: Start, without: str) -> None:
+    other = "web" if without == "api" else "api"
+    with start(firewall_canary_weight=100, **{f"firewall_canary_{without}_address": ""}) as firewall:
+        paths = {"api": "/api/products", "web": "/"}
+        assert track(firewall, "0000", paths[without]) == without
+        assert track(firewall, "0000", paths[other]) == f"{other}-canary"
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "00000", "ABCD", "12 34", '0000"; Path=/x', "a/b", "zz:00"])
+def test_what_is_no_number_is_given_one(start: Start, cookie: str) -> None:
+    with start(firewall_canary_weight=100) as firewall:
+        _, headers, text = firewall.ask("GET", "/", Cookie=f"citadelbuy_share={cookie}")
+        assert json.loads(text) == {"from": "web-canary"}
+        assert SHARE.fullmatch(headers["set-cookie"])
+
+
+def test_no_number_looks_like_an_attack(start: Start) -> None:
+    with start() as firewall:
+        for first in range(0, 65536, 256):
+            cookies = "; ".join(f"{number:x}={number:04x}" for number in range(first, first + 256))
+            assert firewall.ask("GET", "/", Cookie=cookies)[0] == 200, first
+        firewall.end()
+        assert firewall.findings() == {}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_canary_that_takes_no_connections_loses_nobody(start: Start, method: str) -> None:
+    with start(firewall_canary_weight=100) as firewall:
+        firewall.api_canary.shutdown()
+        firewall.api_canary.server_close()
+        body = None if method == "GET" else b"{}"
+        status, _, text = firewall.ask(method, "/api/products", body, **{"Content-Type": "application/json"})
+        assert (status, json.loads(text)) == (200, {"from": "api"})
+        assert len(firewall.api.seen) == 1
 
 
 def listens(firewall: Firewall) -> bool:
