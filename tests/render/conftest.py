@@ -36,6 +36,9 @@ EVERYTHING = {
     "platform_ingress": "traefik",
     "platform_backups": True,
     "platform_snapshot_class": "snapshots",
+    "platform_canary_api_image": "citadelbuy.local/api:2.0.0",
+    "platform_canary_web_image": "citadelbuy.local/web:2.0.0",
+    "platform_canary_weight": 20,
 }
 KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
 

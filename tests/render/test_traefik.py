@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 import rendering
 import unit_conftest
-from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates
+from ansible_collections.citadelbuy.platform.plugins.module_utils import certificates, senders
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from unit_conftest import die_with_parent, free_port
 
@@ -128,10 +129,9 @@ class Traefik:
             "ingress_traefik_https_port": self.https,
             "ingress_traefik_drain_time": DRAIN,
         }
-        (rendered,) = rendering.render_inventory("local", ["ingress"], **variables | given)
-        (data,) = [item.body["data"] for item in rendered.manifests if item.kind == "ConfigMap"]
+        self.variables = variables
         self.authority = certificates.authority("test")
-        static, self.routes = data["traefik.yml"], data["shop.yml"]
+        static, self.routes = self.render(applications, **given)
         for old, new in (
             ('":8080"', f'"127.0.0.1:{self.http}"'),
             ('":8443"', f'"127.0.0.1:{self.https}"'),
@@ -140,10 +140,6 @@ class Traefik:
         ):
             assert old in static
             static = static.replace(old, new)
-        for name, application in applications.items():
-            assert f"http://citadelbuy-{name}.citadelbuy.svc:3000" in self.routes
-            self.routes = self.routes.replace(f"http://citadelbuy-{name}.citadelbuy.svc:3000", application.url)
-        self.routes = self.routes.replace("/etc/traefik", str(folder))
         (folder / "dynamic").mkdir()
         (folder / "traefik.yml").write_text(static)
         self.serial = self.put_certificate()
@@ -153,6 +149,21 @@ class Traefik:
                 [program, f"--configFile={folder}/traefik.yml"], stdout=log, stderr=log, preexec_fn=die_with_parent
             )
         self.until(lambda: self.ask("/", timeout=2).status == 200)
+
+    def render(self, applications: dict[str, Application], **given: Any) -> tuple[str, str]:
+        """The role's two files; routes lead to this machine."""
+        (rendered,) = rendering.render_inventory("local", ["ingress"], **self.variables | given)
+        (data,) = [item.body["data"] for item in rendered.manifests if item.kind == "ConfigMap"]
+        routes = data["shop.yml"]
+        for name, application in applications.items():
+            assert name.endswith("-canary") or f"http://citadelbuy-{name}.citadelbuy.svc:3000" in routes
+            routes = routes.replace(f"http://citadelbuy-{name}.citadelbuy.svc:3000", application.url)
+        return data["traefik.yml"], routes.replace("/etc/traefik", str(self.folder))
+
+    def change(self, applications: dict[str, Application], **given: Any) -> None:
+        """Other routes; a pod is rolled instead."""
+        self.routes = self.render(applications, **given)[1]
+        self.put_certificate()
 
     def put_certificate(self) -> int:
         """A new certificate, and its number: all files of the volume are replaced at once, by a link."""
@@ -220,8 +231,8 @@ class Traefik:
 
 @pytest.fixture
 def applications() -> Iterator[dict[str, Application]]:
-    """API and web."""
-    made = {name: Application(name) for name in ("api", "web")}
+    """API and web, and their canaries."""
+    made = {name: Application(name) for name in ("api", "web", "api-canary", "web-canary")}
     yield made
     for application in made.values():
         application.hold.set()
@@ -361,6 +372,60 @@ def test_metrics_tell_of_each_application(start: Start) -> None:
     assert 'traefik_service_requests_total{code="200",method="GET",protocol="http",service="api@file"}' in text
 
 
+CANARY = {"platform_canary_api_image": "api:2", "platform_canary_web_image": "web:2"}
+
+
+def who(traefik: Traefik, path: str, times: int, **headers: str) -> Counter[str]:
+    """Who answers, how often."""
+    answers = [traefik.ask(path, headers=headers) for _ in range(times)]
+    assert {answer.status for answer in answers} == {200}
+    return Counter(answer.told["by"] for answer in answers)
+
+
+def test_a_canary_has_its_share_of_the_customers(start: Start) -> None:
+    traefik = start(**CANARY, platform_canary_weight=20)
+    for path, name in (("/", "web"), ("/api/products", "api")):
+        found = who(traefik, path, 100)
+        assert abs(found[f"{name}-canary"] - 20) <= 1
+        assert found.total() == found[name] + found[f"{name}-canary"]
+
+
+def test_a_customer_stays_at_one_version(start: Start) -> None:
+    traefik = start(**CANARY, platform_canary_weight=50)
+    for path, cookie, seen in (("/", "citadelbuy_web", "/"), ("/api/products", "citadelbuy_api", "/api")):
+        for _ in range(4):
+            answer = traefik.ask(path)
+            value, *settings = answer.headers["Set-Cookie"].split("; ")
+            assert value.startswith(f"{cookie}=")
+            assert set(settings) == {f"Path={seen}", "HttpOnly", "Secure", "SameSite=Lax"}
+            assert set(who(traefik, path, 5, Cookie=value)) == {answer.told["by"]}
+            again = traefik.ask(path, "POST", body=b"{}", headers={"Cookie": value})
+            assert (again.told["by"], again.headers["Set-Cookie"]) == (answer.told["by"], None)
+
+
+def test_at_the_ends_all_customers_have_one_version(start: Start, applications: dict[str, Application]) -> None:
+    traefik = start(**CANARY, platform_canary_weight=50)
+    answers = [traefik.ask("/") for _ in range(2)]
+    cookies = {answer.told["by"]: answer.headers["Set-Cookie"].partition(";")[0] for answer in answers}
+    assert set(cookies) == {"web", "web-canary"}
+    traefik.change(applications, **CANARY, platform_canary_weight=100)
+    traefik.until(lambda: set(who(traefik, "/", 1, Cookie=cookies["web"])) == {"web-canary"})
+    for cookie in ("", *cookies.values()):
+        assert set(who(traefik, "/", 5, Cookie=cookie)) == {"web-canary"}
+    traefik.change(applications, **CANARY, platform_canary_weight=0)
+    traefik.until(lambda: set(who(traefik, "/", 1, Cookie=cookies["web-canary"])) == {"web"})
+    for cookie in ("", *cookies.values()):
+        assert set(who(traefik, "/", 5, Cookie=cookie)) == {"web"}
+    assert traefik.ask("/").headers["Set-Cookie"] is None
+
+
+def test_a_canary_of_one_leaves_the_other_as_it_is(start: Start) -> None:
+    traefik = start(platform_canary_web_image="web:2", platform_canary_weight=100)
+    assert who(traefik, "/", 3) == {"web-canary": 3}
+    answer = traefik.ask("/api/products")
+    assert (answer.told["by"], answer.headers["Set-Cookie"]) == ("api", None)
+
+
 def address() -> str:
     """One of this machine that is not loopback, which an EndpointSlice does not take."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -428,7 +493,7 @@ def leads(controller: Controller) -> None:
     controller.until(lambda: controller.ask("/api/products", timeout=5).status == 200)
     for path, name in (("/api/products", "api"), ("/apis", "web"), ("/", "web")):
         answer = controller.ask(path)
-        assert (answer.status, answer.told["by"], answer.told["path"]) == (200, name, path)
+        assert (answer.status, answer.told["by"].removesuffix("-canary"), answer.told["path"]) == (200, name, path)
     assert controller.ask("/", host="elsewhere.example.com").status == 404
 
 
@@ -453,7 +518,8 @@ def test_a_controller_serves_the_routes_of_a_gateway(
         body = {"apiVersion": gateways[6:], "kind": "GatewayClass", "metadata": {"name": "theirs"}}
         body["spec"] = {"controllerName": "traefik.io/gateway-controller"}
         cluster.request("POST", f"{gateways}/gatewayclasses", body)
-        controller = served("gateway", kubeconfig, "--providers.kubernetesgateway=true", ingress_gateway_name="public")
+        given = {"ingress_gateway_name": "public", "platform_canary_api_image": "api:2", "platform_canary_weight": 25}
+        controller = served("gateway", kubeconfig, "--providers.kubernetesgateway=true", **given)
         certificate = {"certificateRefs": [{"name": "shop"}]}
         listeners = [
             {"name": "http", "port": controller.http, "protocol": "HTTP"},
@@ -463,6 +529,12 @@ def test_a_controller_serves_the_routes_of_a_gateway(
         body["spec"] = {"gatewayClassName": "theirs", "listeners": listeners}
         cluster.request("POST", f"{gateways}/namespaces/{controller.namespace}/gateways", body)
         leads(controller)
+        found = who(controller, "/api/products", 40)
+        assert found.total() == found["api"] + found["api-canary"]
+        assert abs(found["api-canary"] - 10) <= 1
+        assert who(controller, "/", 8) == {"web": 8}
+        routes = cluster.request("GET", f"{gateways}/namespaces/{controller.namespace}/httproutes")[1]["items"]
+        assert senders.wait_until_quiet(cluster, routes, 30) == "", "the controller says that it has seen them"
         assert controller.ask("/").headers["X-Frame-Options"] == "DENY"
         plain = http.client.HTTPConnection("127.0.0.1", controller.http, timeout=30)
         plain.request("GET", "/products?id=1", headers={"Host": HOST})
