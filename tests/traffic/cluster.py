@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ NAME = os.environ.get("CITADELBUY_TRAFFIC_CLUSTER", "")
 CLUSTER = EmbeddedCluster(NAME)
 kubectl, prometheus = CLUSTER.kubectl, CLUSTER.prometheus
 API, WEB, FIREWALL, TRAEFIK = "citadelbuy-api", "citadelbuy-web", "citadelbuy-firewall", "traefik"
+CANARIES = {API: f"{API}-canary", WEB: f"{WEB}-canary"}
 # What the applications' environment is without a test's own: a variable replaces it as a whole.
 API_ENVIRONMENT = {"TRUST_PROXY": "true"}
 WEB_ENVIRONMENT = {"NODE_ENV": "production", "TRUST_PROXY": "true"}
@@ -86,16 +88,39 @@ def template(name: str) -> Json:
     return get("deployment", name)["spec"]["template"]
 
 
+def another_name(image: str, tag: str) -> str:
+    """An image that is on the nodes, under another tag too: a version of its own to whoever goes by names."""
+    other = f"{image.rpartition(':')[0]}:{tag}"
+    for socket in sorted(Path(f"/var/lib/citadelbuy/{NAME}/nodes").glob("*/containerd.sock")):
+        words = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "tag", "--force", image, other]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return other
+
+
+def answers(name: str) -> int:
+    """How many requests of customers the pods of a Deployment have answered, by their own count."""
+    script = "fetch('http://127.0.0.1:3000/metrics').then((answer) => answer.text()).then(console.log)"
+    return sum(answered(kubectl("exec", pod["metadata"]["name"], "--", "node", "-e", script)) for pod in pods(name))
+
+
+def answered(metrics: str) -> int:
+    """The requests in a pod's metrics that are not probes' or Prometheus' own."""
+    lines = re.findall(r'^http_request_duration_seconds_count\{.*?route="([^"]*)".*\} (\d+)$', metrics, re.MULTILINE)
+    return sum(int(count) for route, count in lines if not re.match(r"/health/|/api/health$|/metrics$", route))
+
+
 def settled() -> None:
     """Wait until all that customers' requests pass is ready, and no pod of it is ending."""
     awaited(lambda: not moving(), 180, "no Deployment rolls, no pod ends")
 
 
 def moving() -> list[str]:
-    """What requests pass and is not as it will be: Deployments that roll, pods that end."""
-    names = (API, WEB, FIREWALL, TRAEFIK)
-    found = []
-    for body in get("deployments", *names)["items"]:
+    """What requests pass and is not as it will be: Deployments that roll or are not there, pods that end."""
+    names = (API, WEB, FIREWALL, TRAEFIK, *CANARIES.values())
+    there = {body["metadata"]["name"]: body for body in get("deployments")["items"]}
+    found = [name for name in names if name not in there and name not in CANARIES.values()]
+    for body in (there[name] for name in names if name in there):
         status, wanted = body["status"], body["spec"]["replicas"]
         counts = {status.get(word, 0) for word in ("replicas", "updatedReplicas", "availableReplicas")}
         if status.get("observedGeneration") != body["metadata"]["generation"] or counts != {wanted}:

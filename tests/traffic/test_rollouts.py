@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from cluster import API, FIREWALL, TRAEFIK, WEB, deploy, get, identities, kubectl, playbook, pods, release, settled
+from cluster import (
+    API,
+    CANARIES,
+    FIREWALL,
+    TRAEFIK,
+    WEB,
+    another_name,
+    answers,
+    awaited,
+    deploy,
+    get,
+    identities,
+    kubectl,
+    playbook,
+    pods,
+    prometheus,
+    release,
+    settled,
+    template,
+)
+from conftest import Ask
 from shop import Customers, Entry, Served
 
 ON_THE_WAY = (TRAEFIK, FIREWALL, WEB, API)
@@ -105,3 +127,78 @@ def test_a_node_is_drained(unnoticed: Unnoticed, entry: Entry) -> None:
         assert there() == []
     finally:
         kubectl("uncordon", entry.other)
+
+
+class Shares:
+    """Who has answered customers since it was made, by the pods' own counts."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @staticmethod
+    def _now() -> dict[str, int]:
+        return {name: answers(name) for name in (*CANARIES, *CANARIES.values())}
+
+    def told(self) -> dict[str, tuple[int, int]]:
+        """Of each application: answers of the canary's pods, and of the others'."""
+        more = {name: count - self._before[name] for name, count in self._now().items()}
+        return {name: (more[canary], more[name]) for name, canary in CANARIES.items()}
+
+    def of(self, weight: int) -> None:
+        """The canary has had its share of both, within five standard deviations of so many customers by chance."""
+        for name, (canary, others) in self.told().items():
+            count, wanted = canary + others, weight / 100
+            print(f"{name}: {canary} of {count} answers by the canary, at a weight of {weight}")
+            assert count > 0
+            assert abs(canary / count - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / count)
+
+
+def test_a_canary_from_its_first_customer_to_all_of_them(
+    unnoticed: Unnoticed, customers: Customers, rate: int, ask: Ask
+) -> None:
+    deploy()
+    images = {name: template(name)["spec"]["containers"][0]["image"] for name in CANARIES}
+    canary = {name: another_name(image, "canary") for name, image in images.items()}
+    given: dict[str, Any] = {"platform_canary_api_image": canary[API], "platform_canary_web_image": canary[WEB]}
+
+    def weigh(weight: int, replicas: int = 1) -> dict[str, tuple[int, int]]:
+        variables = given | {"platform_canary_weight": weight, "applications_canary_replicas": replicas}
+        words = ("site", "--tags", "applications,ingress")
+        return unnoticed(f"canary at {weight}", lambda: playbook(*words, **variables))
+
+    def serve(weight: int) -> None:
+        shares = Shares()
+        served = customers.at(rate, 20)
+        assert not served.failed, served.failed[:10]
+        shares.of(weight)
+
+    # Nobody gets it, and nobody else's pod is another.
+    assert all_replaced(weigh(0))
+    serve(0)
+    for name in CANARIES:
+        up = quote(f'up{{job="{name}",track="canary"}} == 1')
+        awaited(lambda query=f"query?query={up}": prometheus(query)["result"], 90, f"{name}'s canary is scraped")
+    assert all_replaced(weigh(20), FIREWALL)
+    serve(20)
+    # One customer, who is given a cookie, sees one version of API and web.
+    (first,) = ask([{"method": "GET", "path": "/"}])
+    cookie = first["headers"]["set-cookie"].partition(";")[0]
+    shares = Shares()
+    paths = ("/", "/api/products?limit=1")
+    seen = ask([{"method": "GET", "path": path, "headers": {"Cookie": cookie}} for path in paths * 10])
+    assert {answer["status"] for answer in seen} == {200}
+    assert {answer["headers"].get("set-cookie") for answer in seen} == {None}
+    told = shares.told()
+    assert {min(counts) for counts in told.values()} == {0}, told
+    assert len({canary > 0 for canary, _ in told.values()}) == 1, told
+    assert all_replaced(weigh(100, 3), FIREWALL)
+    serve(100)
+    # Promoted, in one run.
+    promoted = {"applications_api_image": canary[API], "applications_web_image": canary[WEB]}
+    gone = unnoticed("promoted", lambda: playbook("site", "--tags", "applications,ingress", **promoted))
+    assert all_replaced(gone, API, WEB, FIREWALL)
+    assert not {body["metadata"]["name"] for body in get("deployments")["items"]} & set(CANARIES.values())
+    assert not {body["metadata"]["name"] for body in get("services")["items"]} & set(CANARIES.values())
+    assert {name: template(name)["spec"]["containers"][0]["image"] for name in CANARIES} == canary
+    text = playbook("site", "--tags", "applications,ingress", **promoted)
+    assert "changed=0 " in text

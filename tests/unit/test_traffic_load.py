@@ -17,6 +17,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils import certifi
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "traffic"))
 
+from cluster import answered
 from shop import HOST, served, walk
 
 CLIENT = Path(__file__).parents[1] / "traffic/client.py"
@@ -67,6 +68,21 @@ def test_a_customer_sees_every_route_and_buys() -> None:
         "/api/products/p-1",
     ]
     assert purchase["method"] == "POST"
+
+
+def test_answers_are_customers_and_no_probes() -> None:
+    name, line = "http_request_duration_seconds", '{{method="GET",route="{}",status="200"{}}} {}'
+    lines = [
+        f"# TYPE {name} histogram",
+        f"{name}_bucket" + line.format("/", ',le="0.5"', 7),
+        f"{name}_sum" + line.format("/", "", 1.5),
+        f"{name}_count" + line.format("/", "", 7),
+        f"{name}_count" + line.format("/api/*", "", 20),
+        f"{name}_count" + line.format("/api/health", "", 300),
+        f"{name}_count" + line.format("/health/ready", "", 300),
+        f"{name}_count" + line.format("/metrics", "", 300),
+    ]
+    assert answered("\n".join(lines) + "\n") == 27
 
 
 class Handler(BaseHTTPRequestHandler):
