@@ -181,6 +181,7 @@ def test_of_two_one_may_go(play: Play, names: Names, live: Callable[[str], dict[
     one = both | {"platform_canary_api_image": ""}
     well(play("applications", **one))
     assert asks() == "http://citadelbuy-api:3000"
+    assert names() == DEPLOYMENTS | CANARIES | {"citadelbuy-firewall"}, "it goes after the way in"
     well(play("ingress", **one))
     assert names() == DEPLOYMENTS | {"citadelbuy-web-canary", "citadelbuy-firewall"}
     # Both go by the firewall's playbook and that of the ingress, whose Traefik never knew them.
