@@ -237,7 +237,8 @@ class _Pass:
                 if live and replace.is_refused_in_place(error):
                     self._replace(manifest, resource, live, change, str(error))
                     return
-                if error.status != 409 or error.causes or attempt == TRIES - 1:
+                # Fields conflict with those of an object that was not there: another run has made it meanwhile.
+                if error.status != 409 or (error.causes and live) or attempt == TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 
