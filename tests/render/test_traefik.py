@@ -156,8 +156,8 @@ class Traefik:
         (data,) = [item.body["data"] for item in rendered.manifests if item.kind == "ConfigMap"]
         routes = data["shop.yml"]
         for name, application in applications.items():
-            assert name.endswith("-canary") or f"http://citadelbuy-{name}.citadelbuy.svc:3000" in routes
-            routes = routes.replace(f"http://citadelbuy-{name}.citadelbuy.svc:3000", application.url)
+            assert name.endswith("-canary") or f"http://citadelbuy-{name}:3000" in routes
+            routes = routes.replace(f"http://citadelbuy-{name}:3000", application.url)
         return data["traefik.yml"], routes.replace("/etc/traefik", str(self.folder))
 
     def change(self, applications: dict[str, Application], **given: Any) -> None:
