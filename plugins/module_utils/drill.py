@@ -38,7 +38,7 @@ class Round:
     acknowledged: int
     lost: list[int]
     rate: float  # acknowledged writes a second before it
-    notes: str  # of the writes before and after the gap
+    notes: str  # what else the writes tell
 
     def line(self) -> str:
         """For people."""
@@ -152,7 +152,6 @@ class Drill:
         """
         gap, before, after = longest_gap(writes, since)
         steady = [write for write in writes if write.at <= since]
-        notes = f", timeline {before.note} -> {after.note}" if before.note else ""
         return Round(
             self.store.name,
             self.fault.name,
@@ -163,7 +162,7 @@ class Drill:
             len(writes),
             sorted({write.number for write in writes} - numbers),
             len(steady) / max(since - steady[0].at, 0.001),
-            notes,
+            self.store.remark(before.note, after.note, [write.note for write in writes]),
         )
 
     def _over(self) -> bool:

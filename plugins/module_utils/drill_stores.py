@@ -69,6 +69,15 @@ class Store:
         """Of the writer's pod: image, env, keys of Secret citadelbuy-secrets, and priority class."""
         raise NotImplementedError
 
+    def remark(self, before: str, after: str, notes: list[str]) -> str:
+        """What the notes of a round's writes tell, for its line.
+
+        :param before: note of the last write before the gap.
+        :param after: and of the first one after it.
+        :param notes: of all of them.
+        """
+        return ""
+
     def volume(self, pod: str) -> tuple[str, str]:
         """Of a member's data: the claim, and the folder of the server's container where it is."""
         [template, *_] = self.stateful_set()["spec"]["volumeClaimTemplates"]
@@ -169,6 +178,10 @@ class Postgres(Store):
         found = self.cluster.get(ENDPOINTS, self.namespace, f"{self.name}-sync") or {}
         return str(((found.get("metadata") or {}).get("annotations") or {}).get("sync_standby") or "")
 
+    def remark(self, before: str, after: str, notes: list[str]) -> str:
+        """The timeline, which is another after each change of who leads."""
+        return f", timeline {before} -> {after}"
+
     def hand_over(self, leader: str) -> None:
         """By Patroni, to the replica that the last commits waited for."""
         self.run(leader, "patronictl", "switchover", "--force", "--leader", leader)
@@ -259,6 +272,10 @@ class Elasticsearch(Store):
         if health["number_of_nodes"] < self.members():
             return f"{health['number_of_nodes']} of {self.members()} nodes are in the cluster"
         return "" if health["status"] == "green" else f"the cluster is {health['status']}"
+
+    def remark(self, before: str, after: str, notes: list[str]) -> str:
+        """Whether the cluster was red in between: a primary shard was nowhere."""
+        return ", red" if "red" in notes else ", never red" if any(notes) else ", of unknown health"
 
     def hand_over(self, leader: str) -> None:
         """By leaving it out of the votes for as long as it takes."""

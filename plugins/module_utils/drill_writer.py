@@ -48,7 +48,7 @@ class Write:
 
     at: float  # seconds, by the clock of the writer's node
     number: int
-    note: str  # of PostgreSQL the timeline
+    note: str  # of PostgreSQL the timeline, of Elasticsearch the cluster's worst health since the write before
 
 
 def parse(log: str) -> list[Write]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.citadelbuy.platform.plugins.action.drill import ALONE, named
@@ -19,6 +20,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_stores i
 from ansible_collections.citadelbuy.platform.plugins.module_utils.drill_writer import Write, longest_gap, parse
 from ansible_collections.citadelbuy.platform.plugins.module_utils.stream import Reply
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
+from conftest import load_program
 
 MEMBERS = """
 apiVersion: apps/v1
@@ -385,6 +387,34 @@ def test_all_scenarios_are_those_that_ask_no_more_of_a_cluster():
 def test_names_come_with_commas_and_in_order():
     assert named(["redis, postgres"], ["postgres", "redis"], "store") == ["postgres", "redis"]
     assert named(["all"], ["postgres", "redis"], "store") == ["postgres", "redis"]
+
+
+def test_a_round_of_elasticsearch_tells_whether_the_cluster_was_red(cluster, namespace):
+    def remark(log: str) -> str:
+        notes = [write.note for write in parse(log)]
+        return drill_stores.Elasticsearch(cluster, namespace).remark(notes[0], notes[-1], notes)
+
+    assert remark("1.0 1 green\n2.0 2 yellow\n3.0 3 green\n") == ", never red"
+    assert remark("1.0 1 green\n2.0 2 red\n3.0 3 green\n") == ", red"
+    assert remark("1.0 1 \n2.0 2 \n") == ", of unknown health"
+
+
+def test_a_write_bears_the_worst_health_since_the_one_before(monkeypatch):
+    writer = load_program("roles/drill/files/elasticsearch_writer.py")
+    told = iter(["green", "yellow", "red", "yellow", "green"])
+    health, stop = writer.Health(), SimpleNamespace(exists=lambda: False)
+    client = SimpleNamespace(ask=lambda *_: (200, {"status": next(told)}))
+    monkeypatch.setattr(writer, "Client", lambda _timeout: client)
+    monkeypatch.setattr(writer, "STOP", stop)
+    monkeypatch.setattr(writer, "LOOK", 0)
+
+    def look(times: int) -> str:
+        left = iter([False] * times)
+        stop.exists = lambda: next(left, True)
+        health.watch()
+        return health.take()
+
+    assert [look(1), look(3), look(1), look(0)] == ["green", "red", "green", "green"]
 
 
 def test_elasticsearch_without_a_master_has_no_leader_and_what_else_it_says_is_told(cluster, namespace, monkeypatch):

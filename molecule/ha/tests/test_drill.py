@@ -38,3 +38,7 @@ def rounds() -> dict[str, dict[str, Any]]:
 def test_no_acknowledged_write_is_lost(rounds: dict[str, dict[str, Any]], store: str) -> None:
     assert rounds[store]["lost"] == []
     assert rounds[store]["acknowledged"] > 1000
+
+
+def test_a_shard_is_always_somewhere(rounds: dict[str, dict[str, Any]]) -> None:
+    assert rounds["elasticsearch"]["notes"] == ", never red"

@@ -1,6 +1,7 @@
 """Write to Elasticsearch without a rest, and note each document that was acknowledged; or tell those that are there.
 
-`write`: a line a document in LOG (when it was acknowledged in seconds, its number) until the file STOP is there.
+`write`: a line a document in LOG (when it was acknowledged in seconds, its number, and the worst health of the cluster
+since the line before) until the file STOP is there.
 `numbers`: a line a document that the index has. `forget` deletes the index. DRILL_HOST says where, DRILL_OWNER who,
 unless DRILL_SECRETS, a folder with ELASTICSEARCH_PASSWORD, has ELASTICSEARCH_USERNAME; DRILL_CA_FILE is whom it trusts;
 DRILL_RATE is the documents a second to come to, by DRILL_CONNECTIONS connections.
@@ -25,6 +26,7 @@ INDEX = "/drill"
 TIMEOUT = 1.0  # seconds for an answer to a write
 LONG = 30.0  # to another question, and until the store must be reachable
 PAUSE = 0.25  # between tries to connect: without a rest they would take the time that the store needs
+LOOK = 0.1  # between looks at the cluster's health
 PAGE = 5000  # documents of an answer; Elasticsearch gives 10,000 at most
 
 
@@ -53,6 +55,35 @@ class Client:
         return answer.status, json.loads(answer.read() or b"{}")
 
 
+class Health:
+    """The cluster's, by whichever member answers."""
+
+    ORDER = ("", "green", "yellow", "red")
+
+    def __init__(self) -> None:
+        self.last = self.worst = ""
+
+    def watch(self) -> None:
+        """Look until told to stop; a look that is not answered says nothing."""
+        client = None
+        while not STOP.exists():
+            try:
+                client = client or Client(TIMEOUT)
+                # By what that member knows: it is told of a change as all are, and asks no master that may be away.
+                status, answer = client.ask("GET", "/_cluster/health?local=true")
+                if status == 200:
+                    self.last = answer["status"]
+                    self.worst = max(self.worst, self.last, key=self.ORDER.index)
+            except (OSError, http.client.HTTPException, ValueError):
+                client = None
+            time.sleep(LOOK)
+
+    def take(self) -> str:
+        """The worst since it was taken last."""
+        found, self.worst = self.worst or self.last, ""
+        return found
+
+
 def patiently(method: str, path: str, body: dict[str, Any] | None = None, good: tuple[int, ...] = (200,)) -> Any:
     """An answer with a good status, once there is one: a pod that is new waits for the network to let it through."""
     deadline = time.monotonic() + LONG
@@ -75,18 +106,19 @@ def write() -> None:
     patiently("PUT", INDEX, {"settings": {"number_of_shards": 1, "auto_expand_replicas": "0-1"}})
     patiently("GET", f"/_cluster/health{INDEX}?wait_for_status=green&timeout=25s")
     writers = int(os.environ["DRILL_CONNECTIONS"])
-    numbers, log = itertools.count(), LOG.open("w", buffering=1)
+    numbers, log, health = itertools.count(), LOG.open("w", buffering=1), Health()
     threads = [
-        threading.Thread(target=write_on_one, args=(numbers, writers / float(os.environ["DRILL_RATE"]), log))
+        threading.Thread(target=write_on_one, args=(numbers, writers / float(os.environ["DRILL_RATE"]), log, health))
         for _ in range(writers)
     ]
+    threads.append(threading.Thread(target=health.watch))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def write_on_one(numbers: itertools.count[int], each: float, log: Any) -> None:
+def write_on_one(numbers: itertools.count[int], each: float, log: Any, health: Health) -> None:
     """By one connection at a time, a document every so many seconds; one whose fate is unknown is left alone."""
     client, due = None, time.monotonic()
     while not STOP.exists():
@@ -95,7 +127,7 @@ def write_on_one(numbers: itertools.count[int], each: float, log: Any) -> None:
             number = next(numbers)
             status, _answer = client.ask("PUT", f"{INDEX}/_doc/{number}", {"number": number})
             if status in (200, 201):
-                print(f"{time.time():.4f} {number}", file=log)
+                print(f"{time.time():.4f} {number} {health.take()}", file=log)
             else:
                 client = None
         except (OSError, http.client.HTTPException, ValueError):
@@ -119,4 +151,5 @@ def forget() -> None:
     patiently("DELETE", INDEX, good=(200, 404))
 
 
-{"write": write, "numbers": numbers, "forget": forget}[sys.argv[1]]()
+if __name__ == "__main__":
+    {"write": write, "numbers": numbers, "forget": forget}[sys.argv[1]]()
