@@ -56,7 +56,7 @@ class Client:
 
 
 class Health:
-    """The cluster's, by whichever member answers."""
+    """The cluster's, by its master."""
 
     ORDER = ("", "green", "yellow", "red")
 
@@ -69,8 +69,8 @@ class Health:
         while not STOP.exists():
             try:
                 client = client or Client(TIMEOUT)
-                # By what that member knows: it is told of a change as all are, and asks no master that may be away.
-                status, answer = client.ask("GET", "/_cluster/health?local=true")
+                # The master's word: a member that starts or ends knows of no shard.
+                status, answer = client.ask("GET", "/_cluster/health?master_timeout=500ms")
                 if status == 200:
                     self.last = answer["status"]
                     self.worst = max(self.worst, self.last, key=self.ORDER.index)
