@@ -289,7 +289,6 @@ class Agent:
             self.former, self.changed = self.leader, now
             self.leader, self.wrong, self.headless, self.cold = leader, 0.0, 0.0, now
             self.say(f"the master is {leader.name}")
-        self.known_once(leader)
         info = self.look(self.me)
         if leader == self.me:
             self.lead(info)
@@ -297,31 +296,33 @@ class Agent:
             self.serves = False
             if info:
                 self.follow(leader, info)
+        self.known_once(leader, votes)
 
     def named_by_pod(self, votes: dict[Member, str | None]) -> bool:
         """Whether more than half of all sentinels name this member, but by its pod's address."""
         named = list(votes.values()).count(f"{self.record.address}:{self.me.port}")
         return self.record.address != self.me.address and named * 2 > len(self.members)
 
-    def known_once(self, leader: Member) -> None:
+    def known_once(self, leader: Member, votes: dict[Member, str | None]) -> None:
         """Have sentinels forget a replica with this pod's address.
 
         A server is known by its Service. Where a sentinel has learnt of it by its pod, it is two for it, and once it
-        leads, the sentinel has "the other one" follow it, that is, the master follow itself.
+        leads, the sentinel has "the other one" follow it, that is, the master follow itself. One that has not just
+        answered is not asked: that would hold up what is to be done next.
         """
         now = time.monotonic()
         if now - self.known < SEEN or self.record.address == self.me.address:
             return
         self.known = now
-        for member in self.members:
+        for member in (member for member, vote in votes.items() if vote):
             try:
                 rows = [pairs(row) for row in self.links.ask(self.sentinel(member), "SENTINEL", "REPLICAS", NAME)]
+                if (self.record.address, str(self.me.port)) not in [(row["ip"], row["port"]) for row in rows]:
+                    continue
                 master = pairs(self.links.ask(self.sentinel(member), "SENTINEL", "MASTER", NAME))
-                twice = (self.record.address, str(self.me.port)) in [(row["ip"], row["port"]) for row in rows]
-                if twice and "failover_in_progress" not in master["flags"]:
+                if "failover_in_progress" not in master["flags"]:
                     self._say(f"the sentinel of {member.name} is to forget {self.record.address}: it is {self.me.name}")
-                    self.links.ask(self.sentinel(member), "SENTINEL", "REMOVE", NAME)
-                    self.introduce(leader, member)
+                    self.introduce_anew(leader, member)
             except redis.RedisError:
                 continue  # asked again
 
@@ -359,10 +360,14 @@ class Agent:
         """Have all sentinels watch another one; they know no replica of a master that has never been one."""
         for member in self.members:
             try:
-                self.links.ask(self.sentinel(member), "SENTINEL", "REMOVE", NAME)
-                self.introduce(heir, member)
+                self.introduce_anew(heir, member)
             except redis.RedisError as error:
                 self._say(f"the sentinel of {member.name} does not watch {heir.name}: {error}")
+
+    def introduce_anew(self, leader: Member, member: Member) -> None:
+        """Have the sentinel of a member forget what it knows, and tell it whom to watch."""
+        self.links.ask(self.sentinel(member), "SENTINEL", "REMOVE", NAME)
+        self.introduce(leader, member)
 
     def introduce(self, leader: Member, member: Member) -> None:
         """Tell the sentinel of a member whom to watch."""
