@@ -12,6 +12,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.lease import L
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body, Change
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
+    APPLICATIONS,
     KINDS,
     Waiter,
     find_workloads,
@@ -31,7 +32,7 @@ class ActionModule(EngineAction):
         "roles": {
             "type": "list",
             "elements": "str",
-            "default": ["applications", "applications-canary", "postgres", "redis", "elasticsearch"],
+            "default": [*APPLICATIONS, "postgres", "redis", "elasticsearch"],
         },
         "confirm": {"type": "bool", "default": False},
         "timeout": {"type": "float"},

@@ -8,7 +8,12 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils import applyse
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster, EngineError
 from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, named
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
-from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, progress, targets_of
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
+    APPLICATIONS,
+    Waiter,
+    progress,
+    targets_of,
+)
 
 
 class ActionModule(EngineAction):
@@ -16,7 +21,7 @@ class ActionModule(EngineAction):
 
     ARGUMENTS: ClassVar[dict[str, dict[str, Any]]] = {
         "name": {"type": "str"},
-        "roles": {"type": "list", "elements": "str", "default": ["applications", "applications-canary"]},
+        "roles": {"type": "list", "elements": "str", "default": [*APPLICATIONS]},
         "revision": {"type": "int"},
         "show": {"type": "bool", "default": False},
         "timeout": {"type": "float"},

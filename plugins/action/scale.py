@@ -10,10 +10,14 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.connection imp
 from ansible_collections.citadelbuy.platform.plugins.module_utils.engine_action import EngineAction, named
 from ansible_collections.citadelbuy.platform.plugins.module_utils.outcome import Body
 from ansible_collections.citadelbuy.platform.plugins.module_utils.progress import progress_line
-from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import Waiter, find_workloads, targets_of
+from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
+    APPLICATIONS,
+    Waiter,
+    find_workloads,
+    targets_of,
+)
 
 ROLE = "applications"
-SETS = (ROLE, f"{ROLE}-canary")
 
 
 class ActionModule(EngineAction):
@@ -34,7 +38,7 @@ class ActionModule(EngineAction):
         if replicas is not None and replicas < 1:
             raise EngineError(f"scale_replicas is {replicas}: write 1 or more. With 0, an autoscaler is switched off.")
         cluster, namespace = self.connect(), self.settings.namespace
-        workloads = find_workloads(cluster, SETS, namespace)
+        workloads = find_workloads(cluster, APPLICATIONS, namespace)
         found = [target.body for target in workloads if target.kind == "Deployment" and target.body]
         found = named(found, [name], "Deployment", namespace) if name else found
         applications = scale.applications(cluster, namespace, found)

@@ -27,6 +27,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.restore_stores
     pods_of,
 )
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
+    APPLICATIONS,
     KINDS,
     Target,
     Waiter,
@@ -141,7 +142,7 @@ class Restore:
         """Note what runs now, before it is stopped."""
         deployments = {
             item.name: item.body["spec"]["replicas"]
-            for item in find_workloads(self.cluster, ["applications", "applications-canary"], self.namespace)
+            for item in find_workloads(self.cluster, APPLICATIONS, self.namespace)
             if item.kind == "Deployment" and item.body and item.body["spec"]["replicas"]
         }
         state = {

@@ -98,6 +98,10 @@ def targets_of(bodies: Iterable[Body]) -> list[Target]:
     ]
 
 
+APPLICATIONS = ("applications", "applications-canary")
+"""The sets of API and web: the role's own, and that of their canary."""
+
+
 def find_workloads(cluster: Cluster, sets: Iterable[str], namespace: str) -> list[Target]:
     """The workloads that sets have applied, by their ApplySet label, in the namespaces that their parents name.
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils import applyset, senders
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
 from ansible_collections.citadelbuy.platform.plugins.module_utils.foresee import Foreseen
 from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import POD
-from conftest import ADMIN, Deployer, Played, serve_gateways, withdraw_gateways
+from conftest import Deployer, Played, serve_gateways, withdraw_gateways
 from test_wait import Gate, Kubelet, running, waiting
 
 IMAGES = {"platform_canary_api_image": "api:2", "platform_canary_web_image": "web:2"}
@@ -33,14 +32,7 @@ class World:
         """Begin."""
         self.broken = ""  # images whose pods never start hold this
         self.gate = Gate(cluster)
-        config = {
-            "current-context": "gate",
-            "clusters": [{"name": "gate", "cluster": {"server": f"http://127.0.0.1:{self.gate.server_address[1]}"}}],
-            "users": [{"name": "gate", "user": {"token": ADMIN}}],
-            "contexts": [{"name": "gate", "context": {"cluster": "gate", "user": "gate"}}],
-        }
-        self.kubeconfig = folder / "gate.yml"
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        self.kubeconfig = self.gate.kubeconfig(folder)
         self.kubelet = Kubelet(cluster, namespace, self._status)
         self.kubelet.start()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import Cluster
-from conftest import ADMIN, Played
+from conftest import Played
 from test_wait import Gate, Kubelet, container
 
 PASSWORD = "correct-horse-battery"
@@ -42,19 +41,13 @@ def play(
     cluster.request("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
     gate = Gate(cluster)
     gate.turn = lambda path: (200, LOG) if "/log?" in path else path
-    config = {
-        "current-context": "gate",
-        "clusters": [{"name": "gate", "cluster": {"server": f"http://127.0.0.1:{gate.server_address[1]}"}}],
-        "users": [{"name": "gate", "user": {"token": ADMIN}}],
-        "contexts": [{"name": "gate", "context": {"cluster": "gate", "user": "gate"}}],
-    }
-    (tmp_path / "gate.yml").write_text(yaml.safe_dump(config))
+    kubeconfig = gate.kubeconfig(tmp_path)
     kubelet = Kubelet(cluster, namespace, lambda _pod: ended(code[-1]))
     kubelet.start()
 
     def run(*arguments: str, **variables: Any) -> Played:
         variables = {"applications_priority_class": "", "applications_migration_retries": 0} | variables
-        return run_playbook("playbooks/migrate.yml", *arguments, kubeconfig=tmp_path / "gate.yml", **variables)
+        return run_playbook("playbooks/migrate.yml", *arguments, kubeconfig=kubeconfig, **variables)
 
     yield run
     kubelet.stopped.set()

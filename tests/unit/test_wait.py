@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, urlsplit
 
 import pytest
+import yaml
 from ansible_collections.citadelbuy.platform.plugins.module_utils import report, wait
 from ansible_collections.citadelbuy.platform.plugins.module_utils.connection import (
     ApiError,
@@ -31,6 +32,7 @@ from ansible_collections.citadelbuy.platform.plugins.module_utils.wait import (
     progress,
     targets_of,
 )
+from conftest import ADMIN
 
 POD_SPEC = """
   template:
@@ -128,6 +130,18 @@ class Gate(ThreadingHTTPServer):
         url = f"http://127.0.0.1:{self.server_address[1]}"
         self.cluster = Cluster("test", Credentials(url, headers=self.behind.headers))
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def kubeconfig(self, folder):
+        """Write one by which a program comes this way; its path."""
+        config = {
+            "current-context": "gate",
+            "clusters": [{"name": "gate", "cluster": {"server": f"http://127.0.0.1:{self.server_address[1]}"}}],
+            "users": [{"name": "gate", "user": {"token": ADMIN}}],
+            "contexts": [{"name": "gate", "context": {"cluster": "gate", "user": "gate"}}],
+        }
+        file = folder / "gate.yml"
+        file.write_text(yaml.safe_dump(config))
+        return file
 
     def cut(self):
         """Lose all connections."""
