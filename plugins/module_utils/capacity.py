@@ -156,7 +156,9 @@ def usable_nodes(nodes: Iterable[Body], pods: Iterable[Body], own_namespaces: se
         room = status.get("allocatable") or {}
         free = Size(quantity(room.get("cpu", 0)), quantity(room.get("memory", 0)), int(room.get("pods", 110)))
         metadata = body["metadata"]
-        usable[metadata["name"]] = Node(metadata["name"], free, metadata.get("labels") or {}, spec.get("taints") or [])
+        # Of a node that has just become Ready, the controller takes this taint away a moment later.
+        taints = [taint for taint in spec.get("taints") or [] if taint["key"] != "node.kubernetes.io/not-ready"]
+        usable[metadata["name"]] = Node(metadata["name"], free, metadata.get("labels") or {}, taints)
     for pod in pods:
         node = usable.get(pod["spec"].get("nodeName", ""))
         if node and pod["metadata"]["namespace"] not in own_namespaces:
