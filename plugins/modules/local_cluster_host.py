@@ -41,6 +41,11 @@ options:
   api_port:
     description: Loopback port of the cluster's API, for the kubeconfig C(admin.conf) in O(state_dir).
     type: int
+  cpu_weight:
+    description: Weight of the whole cluster for the processors' time, where any other process of the host has 1.
+    type: int
+    choices: [1, 10, 100]
+    default: 1
   timeout:
     description: Seconds that kubeadm may take for all nodes together.
     type: int
@@ -170,6 +175,14 @@ def weigh(path: Path, weight: int) -> None:
             (path / setting).write_text(str(default * weight))
 
 
+def weight(path: Path) -> int:
+    """The weight that `weigh` gave a cgroup, in a hierarchy without the controller `cpu` 1."""
+    for setting, default in (("cpu.shares", 1024), ("cpu.weight", 100)):
+        if (path / setting).exists():
+            return int((path / setting).read_text()) // default
+    return 1
+
+
 class Host:
     """The host's part of one embedded cluster."""
 
@@ -181,6 +194,7 @@ class Host:
         self.nodes: list[dict[str, str]] = module.params["nodes"]
         self.files: dict[str, str] = module.params["files"]
         self.api_port: int = module.params["api_port"]
+        self.cpu_weight: int = module.params["cpu_weight"]
         self.timeout: int = module.params["timeout"]
         self.actions: list[str] = []
 
@@ -457,18 +471,27 @@ class Host:
         self.make_key()
         self.make_network()
         weights = {node["name"]: 1 for node in self.nodes} | {self.nodes[0]["name"]: CONTROL_PLANE_WEIGHT}
-        for name, weight in (weights | {AGENTS: AGENTS_WEIGHT * len(self.nodes)}).items():
+        for name, share in (weights | {AGENTS: AGENTS_WEIGHT * len(self.nodes)}).items():
             for hierarchy in cgroup_hierarchies():
                 path = hierarchy / "citadelbuy" / self.name / name
                 if not path.exists() and self.done(f"made the cgroup {path}"):
                     make_cgroup(path)
                 if not self.check_mode:
-                    weigh(path, weight)
+                    weigh(path, share)
+        if not self.check_mode:
+            self.weigh_cluster()
         self.start_supervisor()
         if not self.check_mode:
             self.wait_for_members()
             self.wait_for_api()
         self.write_kubeconfig()
+
+    def weigh_cluster(self) -> None:
+        """Weigh the cluster against the host's processes; what all clusters share has the weight of the heaviest."""
+        for hierarchy in cgroup_hierarchies():
+            clusters = hierarchy / "citadelbuy"
+            weigh(clusters / self.name, self.cpu_weight)
+            weigh(clusters, max(weight(path) for path in clusters.iterdir() if path.is_dir()))
 
     def make_absent(self) -> None:
         """End and remove everything of the cluster: processes, namespaces with their links, cgroups, the folder."""
@@ -500,6 +523,7 @@ def main() -> None:
             "nodes": {"type": "list", "elements": "dict", "default": []},
             "files": {"type": "dict", "default": {}},
             "api_port": {"type": "int"},
+            "cpu_weight": {"type": "int", "default": 1, "choices": [1, 10, 100]},
             "timeout": {"type": "int", "default": 180},
         },
         required_if=[("state", "present", ["supervisord", "nodes", "api_port"])],

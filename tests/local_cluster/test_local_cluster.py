@@ -172,6 +172,7 @@ def test_pods_of_one_node_do_not_starve_the_agents_of_all() -> None:
     (group,) = (file.parent for file in Path("/sys/fs/cgroup").glob(f"*/citadelbuy/{NAME}/cpu.shares"))
     shares = {name: int((group / name / "cpu.shares").read_text()) / 1024 for name in ("supervisor", "node1", "node2")}
     assert shares == {"supervisor": 3, "node1": 2, "node2": 1}
+    assert int((group / "cpu.shares").read_text()) == 1024
 
 
 VALUE = "hardly-a-word-that-occurs-elsewhere"

@@ -30,3 +30,28 @@ def test_pods_may_end_while_processes_are_counted(tmp_path: Path, monkeypatch: p
     host.name = "one"
     assert host.processes() == {4711, 4712}
     assert not goes.exists()
+
+
+@pytest.mark.parametrize(("version", "setting", "default"), [("v1", "cpu.shares", 1024), ("v2", "cpu.weight", 100)])
+def test_clusters_together_have_the_weight_of_the_heaviest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, setting: str, default: int
+) -> None:
+    """Also where the lighter one was weighed last; a hierarchy without the controller `cpu` is left as it is."""
+    cpu = tmp_path if version == "v2" else tmp_path / "cpu"
+    weights = {name: cpu / name / setting for name in ("citadelbuy", "citadelbuy/heavy", "citadelbuy/light")}
+    for file in weights.values():
+        file.parent.mkdir(parents=True)
+        file.write_text(str(default))
+    (cpu / ("cgroup.controllers" if version == "v2" else "cgroup.procs")).touch()
+    memory = tmp_path / "memory"
+    if version == "v1":
+        (memory / "citadelbuy/heavy").mkdir(parents=True)
+        (memory / "citadelbuy/light").mkdir()
+        (memory / "cgroup.procs").touch()
+    monkeypatch.setattr(local_cluster_host, "CGROUP", tmp_path)
+    host = object.__new__(local_cluster_host.Host)
+    for host.name, host.cpu_weight in (("heavy", 10), ("light", 1)):
+        host.weigh_cluster()
+    found = {name: int(file.read_text()) / default for name, file in weights.items()}
+    assert found == {"citadelbuy": 10, "citadelbuy/heavy": 10, "citadelbuy/light": 1}
+    assert not list(memory.rglob("cpu.*"))
