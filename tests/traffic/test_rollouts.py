@@ -70,6 +70,8 @@ def all_replaced(gone: dict[str, tuple[int, int]], *names: str) -> bool:
 def test_a_new_version_and_back(unnoticed: Unnoticed) -> None:
     gone = unnoticed("new version", lambda: playbook("site", "--tags", "applications", **release(2)))
     assert all_replaced(gone, API, WEB)
+    for name in (API, WEB):
+        assert len({pod["spec"]["nodeName"] for pod in pods(name)}) == 2, f"{name}: all pods are on one node"
 
     def back() -> None:
         for name in (API, WEB):
