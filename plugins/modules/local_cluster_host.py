@@ -91,6 +91,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 CGROUP = Path("/sys/fs/cgroup")
+CPU_WEIGHTS = (("cpu.shares", 1024), ("cpu.weight", 100))
+"""What says a cgroup's weight for the processors' time, on v1 and on v2, and its default."""
 NETNS = Path("/run/netns")
 FABRIC_ADDRESS = "10.89.0.1/24"
 PREFIX_LENGTH = 24
@@ -170,14 +172,14 @@ def weigh(path: Path, weight: int) -> None:
         path: The cgroup; in a hierarchy of v1 without the controller `cpu` it is left as it is.
         weight: 1 to 100.
     """
-    for setting, default in (("cpu.shares", 1024), ("cpu.weight", 100)):
+    for setting, default in CPU_WEIGHTS:
         if (path / setting).exists():
             (path / setting).write_text(str(default * weight))
 
 
 def weight(path: Path) -> int:
     """The weight that `weigh` gave a cgroup, in a hierarchy without the controller `cpu` 1."""
-    for setting, default in (("cpu.shares", 1024), ("cpu.weight", 100)):
+    for setting, default in CPU_WEIGHTS:
         if (path / setting).exists():
             return int((path / setting).read_text()) // default
     return 1

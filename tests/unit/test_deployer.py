@@ -319,7 +319,6 @@ def furnish(cluster: Cluster) -> None:
         }
         merge = "application/merge-patch+json"
         cluster.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content=merge)
-        cluster.request("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": None}}, content=merge)
     storage = {
         "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         "provisioner": "example.com/none",

@@ -65,7 +65,6 @@ def node(cluster: Cluster) -> Iterator[None]:
     }
     merge = "application/merge-patch+json"
     cluster.request("PATCH", "/api/v1/nodes/scale/status", {"status": status}, content=merge)
-    cluster.request("PATCH", "/api/v1/nodes/scale", {"spec": {"taints": None}}, content=merge)
     yield
     cluster.request("DELETE", "/api/v1/nodes/scale")
 
